@@ -1,0 +1,185 @@
+"""Measures the embedded heads on sets they were not fitted on, beside trivial baselines.
+
+    python -m benchmarks.embedded.evaluate --cache CACHE
+
+Writes `metrics.json` beside the bundle. The baselines are fitted on the same rows as the heads: the length of
+a text alone, and TF-IDF with logistic regression.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.embedded.fit import Cached, Rows
+from benchmarks.embedded.tasks import CATEGORIES, TASKS, Task, category
+from lec_guard.detect.bundle import EMBEDDED, read_bundle
+from lec_guard.detect.heads import HeadStack
+from lec_guard.policy.store import PolicyStore
+from lec_guard.train.fit import Floats, balanced_weights
+
+RESAMPLES = 500
+STAGE = {"injection": "input", "indirect_injection": "tool_output", "safety": "input"}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The measured rows of a task with every method's scores."""
+
+    rows: Rows
+    sources: npt.NDArray[np.str_]
+    scores: dict[str, Floats]
+
+
+def head_scores(cached: Cached, heads: HeadStack, features: Floats, head: str) -> Floats:
+    """The score of a head's first label for every text of a cache, as the detector gives it: `[texts]`."""
+    logits = heads.logits(features)
+    order = np.argsort(cached.owner, kind="stable")
+    borders = np.searchsorted(cached.owner[order], np.arange(len(cached.examples) + 1))
+    out = np.zeros(len(cached.examples), np.float32)
+    for i in range(len(out)):
+        own = logits[order[borders[i] : borders[i + 1]]]
+        if len(own):
+            out[i] = heads.text_scores(own)[head][0]
+    return out
+
+
+def score(train: Cached, measured: Cached, heads: HeadStack, features: Floats, task: Task) -> Scored:
+    """Score the measured rows of a task by head, length and TF-IDF."""
+    fitted, rows = Rows.of(train, task), Rows.of(measured, task)
+    texts = [train.examples[i].text for i in fitted.texts]
+    asked = [measured.examples[i].text for i in rows.texts]
+    weights = balanced_weights(fitted.labels, fitted.families)
+    length = LogisticRegression().fit(_lengths(texts), fitted.labels, sample_weight=weights)
+    vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, max_features=200_000)
+    tfidf = LogisticRegression(C=10.0, max_iter=300)
+    tfidf.fit(vectors.fit_transform(texts), fitted.labels, sample_weight=weights)
+    return Scored(
+        rows,
+        np.array([measured.examples[i].source for i in rows.texts]),
+        {
+            "head": head_scores(measured, heads, features, task.head)[rows.texts],
+            "length": length.predict_proba(_lengths(asked))[:, 1],
+            "tfidf": tfidf.predict_proba(vectors.transform(asked))[:, 1],
+        },
+    )
+
+
+def _lengths(texts: list[str]) -> Floats:
+    logs = np.log1p([len(text) for text in texts]).astype(np.float32)
+    return np.stack([logs, logs**2], axis=1)
+
+
+def auc(labels: npt.NDArray[np.int64], scores: Floats) -> dict[str, float]:
+    """AUC with a 95% bootstrap interval over texts."""
+    random = np.random.default_rng(0)
+    draws: list[float] = []
+    while len(draws) < RESAMPLES:
+        picked = random.integers(0, len(labels), len(labels))
+        if 0 < labels[picked].sum() < len(picked):
+            draws.append(roc_auc_score(labels[picked], scores[picked]))
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return {"auc": float(roc_auc_score(labels, scores)), "low": float(low), "high": float(high)}
+
+
+def by_set(scored: Scored, bars: dict[str, float]) -> dict[str, Any]:
+    """For each set: AUC of every method where it has both labels, and what the packaged policy does."""
+    report: dict[str, Any] = {}
+    for source in np.unique(scored.sources):
+        own = scored.sources == source
+        labels = scored.rows.labels[own]
+        positives = int(labels.sum())
+        entry: dict[str, Any] = {"positives": positives, "negatives": len(labels) - positives}
+        if 10 <= positives <= len(labels) - 10:
+            entry["auc"] = {method: auc(labels, values[own]) for method, values in scored.scores.items()}
+        head = scored.scores["head"][own]
+        for action, bar in bars.items():
+            entry[action] = {
+                name: float((head[labels == label] >= bar).mean())
+                for name, label in (("positives", 1), ("negatives", 0))
+                if (labels == label).any()
+            }
+        report[str(source)] = entry
+    return report
+
+
+def overall(scored: Scored) -> dict[str, Any]:
+    """Every family's attacks against all families' benign texts, each family counting alike."""
+    labels, families = scored.rows.labels, scored.rows.families
+    attacked = np.unique(families[labels == 1])
+    report: dict[str, Any] = {"families": len(attacked)}
+    for method, scores in scored.scores.items():
+        benign = labels == 0
+        weights = np.zeros(len(labels))
+        for label in (0, 1):
+            for family in np.unique(families[labels == label]):
+                rows = (labels == label) & (families == family)
+                weights[rows] = 1 / rows.sum()
+        entry: dict[str, Any] = {"macro_auc": float(roc_auc_score(labels, scores, sample_weight=weights))}
+        order = np.argsort(-scores[benign])
+        running = np.cumsum(weights[benign][order]) / weights[benign].sum()
+        for rate in (0.01, 0.05):
+            bar = scores[benign][order][np.searchsorted(running, rate)]
+            recalls = [float((scores[(families == f) & (labels == 1)] > bar).mean()) for f in attacked]
+            random = np.random.default_rng(0)
+            draws = [np.mean(random.choice(recalls, len(recalls))) for _ in range(RESAMPLES)]
+            low, high = np.percentile(draws, [2.5, 97.5])
+            entry[f"recall_at_{rate}"] = {"macro": float(np.mean(recalls)), "low": float(low), "high": float(high)}
+        report[method] = entry
+    return report
+
+
+def categories(measured: Cached, heads: HeadStack, features: Floats) -> dict[str, Any]:
+    """How often the likeliest category of an unsafe text is its own, and the commonest one's share."""
+    known = {i: c for i, example in enumerate(measured.examples) if (c := category(example)) is not None}
+    right, truth = [], []
+    for i, expected in known.items():
+        own = features[measured.owner == i]
+        if len(own):
+            scores = heads.text_scores(heads.logits(own))["safety"][1:]
+            right.append(int(scores.argmax()) == expected)
+            truth.append(expected)
+    counts = np.bincount(truth, minlength=len(CATEGORIES))
+    per_class = {
+        CATEGORIES[c]: float(np.mean([r for r, t in zip(right, truth, strict=True) if t == c])) for c in set(truth)
+    }
+    return {
+        "texts": len(truth),
+        "accuracy": float(np.mean(right)),
+        "majority": float(counts.max() / counts.sum()),
+        "recall_by_category": per_class,
+    }
+
+
+def main() -> None:
+    """Measure and write."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--cache", type=Path, required=True)
+    arguments.add_argument("--bundle", type=Path, default=EMBEDDED)
+    options = arguments.parse_args()
+    bundle = read_bundle(options.bundle)
+    train, measured = Cached.read(options.cache / "train"), Cached.read(options.cache / "eval")
+    features = measured.layer(bundle.spec.layers, bundle.spec.pooling)
+    rules = PolicyStore.load().get(None).rules
+    report: dict[str, Any] = {"detector_id": bundle.detector_id}
+    for task in TASKS:
+        bars = {str(r.action): r.threshold for r in rules if r.head == task.head and STAGE[task.head] in r.stages}
+        scored = score(train, measured, bundle.heads, features, task)
+        report[task.head] = {"thresholds": bars, "overall": overall(scored), "sets": by_set(scored, bars)}
+        print(task.head, json.dumps(report[task.head]["overall"], indent=1), flush=True)
+    report["categories"] = categories(measured, bundle.heads, features)
+    print(json.dumps(report["categories"], indent=1))
+    (options.bundle / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

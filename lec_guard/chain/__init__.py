@@ -1,0 +1,1 @@
+"""The LangChain face of the guard."""

@@ -1,0 +1,425 @@
+"""GuardRunnable: a guard as a step of a LangChain chain, the same object on both sides of a model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForChainRun,
+    CallbackManagerForChainRun,
+    adispatch_custom_event,
+    dispatch_custom_event,
+)
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.utils import ConfigurableFieldSpec
+
+from lec_guard.chain.messages import merged, steps_of
+from lec_guard.detect.detector import Detector
+from lec_guard.errors import GuardBlocked, LecGuardError, TenantMismatch
+from lec_guard.guard import Guard
+from lec_guard.observe.events import EventSink
+from lec_guard.step import Outcome, Stage, Step, Verdict, severest
+
+VERDICT_EVENT = "lec_guard.verdict"
+"""Name of the LangChain custom event of each step; its data is `Verdict.to_dict()`."""
+
+_Manager = CallbackManagerForChainRun | AsyncCallbackManagerForChainRun
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be judged for several values in one call of the detector.
+
+    Attributes:
+        steps: The steps of all values, one after the other.
+        tenants: The tenant of each step.
+        counts: How many of the steps belong to each value; 0 for a value that can't be judged.
+        errors: Why a value can't be judged, by its position.
+    """
+
+    steps: list[Step]
+    tenants: list[str | None]
+    counts: list[int]
+    errors: dict[int, LecGuardError]
+
+    def judged(self, outcomes: Sequence[Outcome]) -> list[list[Verdict] | LecGuardError]:
+        """Sort outcomes by value.
+
+        Args:
+            outcomes: One a step, in order.
+
+        Returns:
+            For each value its verdicts, or why it was not judged.
+        """
+        results: list[list[Verdict] | LecGuardError] = []
+        left = iter(outcomes)
+        for at, count in enumerate(self.counts):
+            verdicts = [next(left).verdict for _ in range(count)]
+            results.append(self.errors.get(at, verdicts))
+        return results
+
+
+@dataclass(frozen=True, eq=False)
+class GuardRunnable(Runnable[Any, Any]):
+    """Judges what passes and gives it on unchanged, or raises `GuardBlocked`.
+
+    Takes what LangChain passes between steps (see `lec_guard.chain.messages.steps_of`) and returns the
+    same object. Immutable, and safe to share between threads, chains and tenants. The tenant is read from
+    `config["configurable"]["tenant"]`.
+
+    A chunk of a stream is held back until the whole stream was judged.
+
+    Attributes:
+        guard: What judges.
+        stage: The stage of texts without a role; None judges them as input and as output, and the
+            severer verdict counts. Messages, tool calls and documents keep their own stage.
+        tenant: The tenant that this view is bound to, if any.
+        tenant_key: The key of `configurable` that names the tenant.
+    """
+
+    guard: Guard
+    stage: Stage | None = None
+    tenant: str | None = None
+    tenant_key: str = "tenant"
+
+    @classmethod
+    def from_policies(
+        cls,
+        path: str | Path | None = None,
+        *,
+        detector: Detector | str | Path | None = None,
+        sinks: Iterable[EventSink] = (),
+        tenant_key: str = "tenant",
+    ) -> GuardRunnable:
+        """Make a guard for chains; see `Guard.from_policies`.
+
+        Args:
+            path: A folder with `default.yaml` and perhaps `tenants/*.yaml`; one policy file; or None
+                for the packaged default policy.
+            detector: A bundle's folder, a detector, or None for the embedded one.
+            sinks: Where events go.
+            tenant_key: The key of `configurable` that names the tenant.
+
+        Returns:
+            A runnable that infers each text's direction.
+
+        Raises:
+            PolicyError: If a policy is wrong or reads what the detector does not give.
+            BundleError: If the detector can't be loaded.
+        """
+        return cls(Guard.from_policies(path, detector=detector, sinks=sinks), tenant_key=tenant_key)
+
+    @property
+    def input(self) -> GuardRunnable:
+        """A view that takes texts without a role for input."""
+        return self.at("input")
+
+    @property
+    def output(self) -> GuardRunnable:
+        """A view that takes texts without a role for output."""
+        return self.at("output")
+
+    def at(self, stage: Stage) -> GuardRunnable:
+        """A view that takes texts without a role to be at a stage.
+
+        Args:
+            stage: One of `lec_guard.step.STAGES`.
+
+        Returns:
+            The view; this object is not changed.
+
+        Raises:
+            UnsupportedValueError: If the stage is unknown.
+        """
+        Step(stage=stage, text="")
+        return replace(self, stage=stage)
+
+    def for_tenant(self, tenant: str) -> GuardRunnable:
+        """A view that is bound to a tenant.
+
+        Args:
+            tenant: The tenant.
+
+        Returns:
+            The view; this object is not changed.
+
+        Raises:
+            PolicyError: If the tenant is unknown.
+            TenantMismatch: If this view is bound to another tenant.
+        """
+        if self.tenant is not None and tenant != self.tenant:
+            raise TenantMismatch(f"this view is bound to tenant {self.tenant!r}; it can't become one of {tenant!r}")
+        self.guard.policy(tenant)
+        return replace(self, tenant=tenant)
+
+    def protect(self, chain: Runnable[Any, Any], refusal: object = None) -> Runnable[Any, Any]:
+        """Put a guard around a chain that answers with a refusal instead of raising.
+
+        Args:
+            chain: What is to be protected: a model, a sequence, an agent.
+            refusal: What to answer on a block: a value, or a function of the verdict that gives one.
+                None answers with the policy's message, in the type of the chain's answers.
+
+        Returns:
+            A runnable that judges the request as input, and the answer as output with the request as
+            its context.
+        """
+        # Imported here, because protect.py builds on this module.
+        from lec_guard.chain.protect import ProtectedRunnable
+
+        return ProtectedRunnable(self, chain, refusal)
+
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """The tenant's key in `configurable`."""
+        return [
+            ConfigurableFieldSpec(
+                id=self.tenant_key, annotation=str | None, name="Tenant", description="Whose policy applies."
+            )
+        ]
+
+    def tenant_of(self, config: RunnableConfig) -> str | None:
+        """The tenant of a run.
+
+        Args:
+            config: The run's config.
+
+        Returns:
+            The tenant, or None for none.
+
+        Raises:
+            TenantMismatch: If the view is bound to another tenant than the config names.
+            PolicyError: If the tenant is unknown or its name is no string.
+        """
+        named = config.get("configurable", {}).get(self.tenant_key)
+        if named is not None and self.tenant is not None and named != self.tenant:
+            raise TenantMismatch(f"the guard is bound to tenant {self.tenant!r}, but the run's config names {named!r}")
+        tenant: str | None = self.tenant if named is None else named
+        self.guard.policy(tenant)
+        return tenant
+
+    def plan(
+        self, values: Sequence[Any], configs: Sequence[RunnableConfig], requests: Sequence[str | None] | None = None
+    ) -> Plan:
+        """Read values into steps.
+
+        Args:
+            values: What passes; a stream that was held whole is given as `Chunks`.
+            configs: The config of each value's run.
+            requests: The request that each value answers, where it is known.
+
+        Returns:
+            The steps, and an error for each value that can't be read.
+        """
+        plan = Plan([], [], [], {})
+        for at, (value, config) in enumerate(zip(values, configs, strict=True)):
+            try:
+                tenant = self.tenant_of(config)
+                request = requests[at] if requests else None
+                parts = value.parts if isinstance(value, Chunks) else [value]
+                steps = [step for part in parts for step in steps_of(part, self.stage, request)]
+            except LecGuardError as error:
+                plan.errors[at] = error
+                steps = []
+            else:
+                plan.tenants.extend([tenant] * len(steps))
+            plan.steps.extend(steps)
+            plan.counts.append(len(steps))
+        return plan
+
+    def judge(
+        self, plan: Plan, managers: Sequence[_Manager], configs: Sequence[RunnableConfig]
+    ) -> list[Verdict | LecGuardError]:
+        """Judge a plan and tell each run of its verdicts.
+
+        Args:
+            plan: What to judge.
+            managers: Each value's run.
+            configs: Each value's config.
+
+        Returns:
+            For each value its severest verdict, or why it was not judged.
+        """
+        judged = plan.judged(self.guard.apply_many(plan.steps, plan.tenants))
+        for result, manager, config in zip(judged, managers, configs, strict=True):
+            for event in _events(result, manager):
+                dispatch_custom_event(VERDICT_EVENT, event, config=config)
+        return [result if isinstance(result, LecGuardError) else severest(result) for result in judged]
+
+    async def ajudge(
+        self, plan: Plan, managers: Sequence[_Manager], configs: Sequence[RunnableConfig]
+    ) -> list[Verdict | LecGuardError]:
+        """`judge`, without blocking the event loop."""
+        judged = plan.judged(await self.guard.aapply_many(plan.steps, plan.tenants))
+        for result, manager, config in zip(judged, managers, configs, strict=True):
+            for event in _events(result, manager):
+                await adispatch_custom_event(VERDICT_EVENT, event, config=config)
+        return [result if isinstance(result, LecGuardError) else severest(result) for result in judged]
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Judge a value.
+
+        Args:
+            input: The value.
+            config: The run's config.
+            **kwargs: Not used.
+
+        Returns:
+            The value itself.
+
+        Raises:
+            GuardBlocked: If the policy blocks it.
+            UnsupportedValueError: If it can't be read.
+            TenantMismatch: If two sources name different tenants.
+            PolicyError: If the tenant is unknown.
+            DetectorError: If the detector failed.
+        """
+        return self._call_with_config(self._invoke, input, config, **kwargs)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """`invoke`, without blocking the event loop."""
+        return await self._acall_with_config(self._ainvoke, input, config, **kwargs)
+
+    def batch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Judge values in one call of the detector.
+
+        Args:
+            inputs: The values.
+            config: One config for all, or one a value.
+            return_exceptions: Return errors in the place of their values instead of raising the first.
+            **kwargs: Not used.
+
+        Returns:
+            The values themselves.
+        """
+        return self._batch_with_config(self._batch, inputs, config, return_exceptions=return_exceptions, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """`batch`, without blocking the event loop."""
+        return await self._abatch_with_config(
+            self._abatch, inputs, config, return_exceptions=return_exceptions, **kwargs
+        )
+
+    def transform(
+        self,
+        input: Iterator[Any],
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
+        """Judge a stream as a whole, then give its chunks on unchanged.
+
+        Args:
+            input: The chunks.
+            config: The run's config.
+            **kwargs: Not used.
+
+        Yields:
+            The chunks, none of them before all were judged.
+        """
+        yield from self._transform_stream_with_config(input, self._transform, config, **kwargs)
+
+    async def atransform(
+        self,
+        input: AsyncIterator[Any],
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        """`transform`, without blocking the event loop."""
+        async for chunk in self._atransform_stream_with_config(input, self._atransform, config, **kwargs):
+            yield chunk
+
+    def _invoke(self, value: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> Any:
+        return _passed(value, self.judge(self.plan([value], [config]), [run_manager], [config])[0])
+
+    async def _ainvoke(
+        self,
+        value: Any,
+        run_manager: AsyncCallbackManagerForChainRun,
+        config: RunnableConfig,
+    ) -> Any:
+        return _passed(value, (await self.ajudge(self.plan([value], [config]), [run_manager], [config]))[0])
+
+    def _batch(
+        self, values: list[Any], run_manager: list[CallbackManagerForChainRun], config: list[RunnableConfig]
+    ) -> list[Any]:
+        return _results(values, self.judge(self.plan(values, config), run_manager, config))
+
+    async def _abatch(
+        self, values: list[Any], run_manager: list[AsyncCallbackManagerForChainRun], config: list[RunnableConfig]
+    ) -> list[Any]:
+        return _results(values, await self.ajudge(self.plan(values, config), run_manager, config))
+
+    def _transform(
+        self, chunks: Iterator[Any], run_manager: CallbackManagerForChainRun, config: RunnableConfig
+    ) -> Iterator[Any]:
+        held = list(chunks)
+        if held:
+            _passed(held, self.judge(self.plan([Chunks(held)], [config]), [run_manager], [config])[0])
+        yield from held
+
+    async def _atransform(
+        self, chunks: AsyncIterator[Any], run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
+    ) -> AsyncIterator[Any]:
+        held = [chunk async for chunk in chunks]
+        if held:
+            _passed(held, (await self.ajudge(self.plan([Chunks(held)], [config]), [run_manager], [config]))[0])
+        for chunk in held:
+            yield chunk
+
+
+class Chunks:
+    """A stream that was held whole, for `GuardRunnable.plan`.
+
+    Args:
+        chunks: All of its chunks.
+    """
+
+    def __init__(self, chunks: Sequence[Any]) -> None:
+        self.parts = merged(chunks)
+
+    def whole(self) -> Any:
+        """The stream as the one value that a chain takes: its sum, or its last chunk where chunks don't add up.
+
+        Returns:
+            The value; None for an empty stream.
+        """
+        return self.parts[-1] if self.parts else None
+
+
+def _events(result: list[Verdict] | LecGuardError, manager: _Manager) -> list[dict[str, Any]]:
+    if isinstance(result, LecGuardError) or not manager.handlers:
+        return []
+    return [verdict.to_dict() for verdict in result]
+
+
+def _passed(value: Any, result: Verdict | LecGuardError) -> Any:
+    if isinstance(result, LecGuardError):
+        raise result
+    if result.blocked:
+        raise GuardBlocked(result)
+    return value
+
+
+def _results(values: list[Any], results: list[Verdict | LecGuardError]) -> list[Any]:
+    """What `Runnable.batch` wants: a value or an exception each."""
+    return [
+        result if isinstance(result, LecGuardError) else GuardBlocked(result) if result.blocked else value
+        for value, result in zip(values, results, strict=True)
+    ]

@@ -1,0 +1,66 @@
+"""Every error that lec-guard raises on purpose.
+
+```
+LecGuardError
+├── GuardBlocked            a policy refused a step; carries the verdict
+├── PolicyError             a policy file or a tenant name is wrong
+├── DetectorError           a detector could not read a text or gave scores that mean nothing
+├── BundleError             a detector on disk is missing, altered or made for another extractor
+├── UnsupportedValueError   a value that the guard can't read, and so will not let pass
+└── TenantMismatch          two sources name different tenants
+```
+
+All of them can be pickled, so that they survive process pools and Ray.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lec_guard.step import Verdict
+
+
+class LecGuardError(Exception):
+    """Base of all errors that lec-guard raises on purpose."""
+
+
+class GuardBlocked(LecGuardError):
+    """A policy refused a step.
+
+    The message names rule, policy and stage and never the text.
+
+    Args:
+        verdict: The judgement that refused.
+    """
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(
+            f"blocked at stage {verdict.stage!r} by rule {verdict.rule!r} "
+            f"of policy {verdict.policy!r} (version {verdict.policy_version})"
+        )
+        self.verdict = verdict
+
+    def __reduce__(self) -> tuple[type[GuardBlocked], tuple[Verdict]]:
+        """Rebuild from the verdict, not from the message."""
+        return type(self), (self.verdict,)
+
+
+class PolicyError(LecGuardError):
+    """A policy file or a tenant name is wrong; the message says which file, line and key."""
+
+
+class DetectorError(LecGuardError):
+    """A detector could not be built, could not read a text, or gave scores that mean nothing."""
+
+
+class BundleError(LecGuardError):
+    """A detector on disk is missing, altered, or made for another extractor."""
+
+
+class UnsupportedValueError(LecGuardError):
+    """A value of a type that the guard can't read; it is refused, never passed unread."""
+
+
+class TenantMismatch(LecGuardError):
+    """Two sources (a view of the guard, the run's config) name different tenants."""

@@ -1,0 +1,1 @@
+"""examples -> heads; nothing at run time uses it."""

@@ -1,0 +1,188 @@
+"""Penalised logistic regression on window features, with scaler and calibration folded into one matrix.
+
+The labels of texts are known, those of their windows are not: a document with an injected sentence is
+benign in most of its windows. Windows are therefore relabelled once by a first fit, as in mi-SVM (Andrews
+et al. 2002, "Support Vector Machines for Multiple-Instance Learning", section 3.1): of an attacked text,
+its highest window and all above one half stay positive, and the others are left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Columns of a head's matrix.
+
+    Attributes:
+        weight: `[features, columns]`.
+        bias: `[columns]`.
+    """
+
+    weight: Floats
+    bias: Floats
+
+    def logits(self, features: Floats) -> Floats:
+        """`[n, features]` -> `[n, columns]`."""
+        return features @ self.weight + self.bias
+
+    def scaled(self, slope: float, offset: float) -> Columns:
+        """The columns whose logits are `slope * logit + offset`."""
+        return Columns(np.asarray(self.weight * slope, np.float32), np.asarray(self.bias * slope + offset, np.float32))
+
+
+def fit_binary(features: Floats, labels: Ints, weights: Floats, *, c: float) -> Columns:
+    """Fit one column.
+
+    Args:
+        features: `[n, features]`.
+        labels: 0 or 1, `[n]`.
+        weights: Weight of each row, `[n]`.
+        c: Inverse strength of the L2 penalty on standardised features.
+
+    Returns:
+        One column over the raw features.
+    """
+    return _fit(features, labels, weights, c)
+
+
+def fit_categories(features: Floats, labels: Ints, weights: Floats, *, c: float) -> Columns:
+    """Fit one column a category, by multinomial regression.
+
+    Args:
+        features: `[n, features]`.
+        labels: 0 … categories - 1, each at least once, `[n]`.
+        weights: Weight of each row, `[n]`.
+        c: Inverse strength of the L2 penalty on standardised features.
+
+    Returns:
+        One column a category over the raw features.
+    """
+    return _fit(features, labels, weights, c)
+
+
+def _fit(features: Floats, labels: Ints, weights: Floats, c: float) -> Columns:
+    scaler = StandardScaler().fit(features, sample_weight=weights)
+    model = LogisticRegression(C=c, max_iter=300, tol=1e-3)
+    model.fit(scaler.transform(features), labels, sample_weight=weights)
+    weight = model.coef_ / scaler.scale_
+    bias = model.intercept_ - weight @ scaler.mean_
+    return Columns(np.asarray(weight.T, np.float32), np.asarray(bias, np.float32))
+
+
+def fit_windows(features: Floats, owner: Ints, labels: Ints, weights: Floats, *, c: float) -> Columns:
+    """Fit one column to windows of which only the texts' labels are known.
+
+    Args:
+        features: `[windows, features]`.
+        owner: The text of each window, `[windows]`.
+        labels: 0 or 1 for each text, `[texts]`.
+        weights: Weight of each text, `[texts]`.
+        c: Inverse strength of the L2 penalty on standardised features.
+
+    Returns:
+        One column over the raw features.
+    """
+    share = (weights / np.maximum(np.bincount(owner, minlength=len(labels)), 1))[owner]
+    first = fit_binary(features, labels[owner], share.astype(np.float32), c=c)
+    logits = first.logits(features)[:, 0]
+    keep = (labels[owner] == 0) | (logits > 0) | (logits >= text_logits(logits, owner, len(labels), 1)[owner])
+    left = owner[keep]
+    share = (weights / np.maximum(np.bincount(left, minlength=len(labels)), 1))[left]
+    return fit_binary(features[keep], labels[left], share.astype(np.float32), c=c)
+
+
+def text_logits(logits: Floats, owner: Ints, texts: int, top: int) -> Floats:
+    """Aggregate windows into texts: the mean of each text's `top` highest logits.
+
+    Args:
+        logits: `[windows]`.
+        owner: The text of each window, `[windows]`.
+        texts: How many texts there are.
+        top: How many windows of a text are averaged.
+
+    Returns:
+        `[texts]`; minus infinity for a text without windows.
+    """
+    order = np.lexsort((-logits, owner))
+    ranked, owners = logits[order], owner[order]
+    starts = np.searchsorted(owners, np.arange(texts))
+    rank = np.arange(len(order)) - starts[owners]
+    use = rank < top
+    count = np.bincount(owners[use], minlength=texts)
+    total = np.bincount(owners[use], weights=ranked[use], minlength=texts)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), -np.inf), np.float32)
+
+
+def balanced_weights(labels: Ints, families: npt.NDArray[np.str_]) -> Floats:
+    """Weights under which both labels count alike, and a family counts by the root of its size.
+
+    Args:
+        labels: 0 or 1 for each text.
+        families: The family of each text.
+
+    Returns:
+        One weight a text; they sum to the number of texts.
+    """
+    weights = np.zeros(len(labels), np.float64)
+    for label in (0, 1):
+        for family in np.unique(families[labels == label]):
+            rows = (labels == label) & (families == family)
+            weights[rows] = 1.0 / np.sqrt(rows.sum())
+        weights[labels == label] /= weights[labels == label].sum()
+    return np.asarray(weights * len(labels) / 2, np.float32)
+
+
+def platt(logits: Floats, labels: Ints, weights: Floats) -> tuple[float, float]:
+    """Slope and offset that turn out-of-family logits into log odds (Platt 1999).
+
+    Args:
+        logits: `[n]`, from models that have not seen the row's family.
+        labels: 0 or 1, `[n]`.
+        weights: Weight of each row; they state the prior.
+
+    Returns:
+        Slope and offset.
+    """
+    model = LogisticRegression(C=1e6).fit(logits[:, None], labels, sample_weight=weights)
+    return float(model.coef_[0, 0]), float(model.intercept_[0])
+
+
+def family_folds(labels: Ints, families: npt.NDArray[np.str_], count: int) -> list[Ints]:
+    """Split texts so that a family is never on both sides, and every fold has both labels.
+
+    Families with positives are dealt out first, largest first, to the fold with the fewest positives; then
+    the others by negatives.
+
+    Args:
+        labels: 0 or 1 for each text.
+        families: The family of each text.
+        count: How many folds.
+
+    Returns:
+        The rows to hold out in each fold.
+
+    Raises:
+        ValueError: If there are fewer families with positives than folds.
+    """
+    names = np.unique(families)
+    positives = {name: int(labels[families == name].sum()) for name in names}
+    negatives = {name: int((families == name).sum()) - positives[name] for name in names}
+    attacked = sorted((n for n in names if positives[n]), key=lambda n: -positives[n])
+    if len(attacked) < count:
+        raise ValueError(f"{len(attacked)} families with positives can't make {count} folds")
+    folds: list[list[str]] = [[] for _ in range(count)]
+    for name in attacked:
+        min(folds, key=lambda fold: sum(positives[n] for n in fold)).append(name)
+    for name in sorted((n for n in names if not positives[n]), key=lambda n: -negatives[n]):
+        min(folds, key=lambda fold: sum(negatives[n] for n in fold)).append(name)
+    return [np.flatnonzero(np.isin(families, fold)) for fold in folds]
