@@ -20,7 +20,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.embedded.fit import Cached, Rows
+from benchmarks.embedded.fit import Cached, Rows, head_scores
 from benchmarks.embedded.tasks import CATEGORIES, TASKS, Task, category
 from lec_guard.detect.bundle import EMBEDDED, read_bundle
 from lec_guard.detect.heads import HeadStack
@@ -28,6 +28,7 @@ from lec_guard.policy.store import PolicyStore
 from lec_guard.train.fit import Floats, balanced_weights
 
 RESAMPLES = 500
+FEWEST = 4  # An interval over fewer families would be made up.
 STAGE = {"injection": "input", "indirect_injection": "tool_output", "safety": "input"}
 
 
@@ -38,19 +39,6 @@ class Scored:
     rows: Rows
     sources: npt.NDArray[np.str_]
     scores: dict[str, Floats]
-
-
-def head_scores(cached: Cached, heads: HeadStack, features: Floats, head: str) -> Floats:
-    """The score of a head's first label for every text of a cache, as the detector gives it: `[texts]`."""
-    logits = heads.logits(features)
-    order = np.argsort(cached.owner, kind="stable")
-    borders = np.searchsorted(cached.owner[order], np.arange(len(cached.examples) + 1))
-    out = np.zeros(len(cached.examples), np.float32)
-    for i in range(len(out)):
-        own = logits[order[borders[i] : borders[i + 1]]]
-        if len(own):
-            out[i] = heads.text_scores(own)[head][0]
-    return out
 
 
 def score(train: Cached, measured: Cached, heads: HeadStack, features: Floats, task: Task) -> Scored:
@@ -112,12 +100,14 @@ def by_set(scored: Scored, bars: dict[str, float]) -> dict[str, Any]:
     return report
 
 
-def overall(scored: Scored) -> dict[str, Any]:
-    """Every family's attacks against all families' benign texts, each family counting alike."""
-    labels, families = scored.rows.labels, scored.rows.families
-    attacked = np.unique(families[labels == 1])
-    report: dict[str, Any] = {"families": len(attacked)}
-    for method, scores in scored.scores.items():
+def overall(scored: Scored, fitted: npt.NDArray[np.str_]) -> dict[str, Any]:
+    """Attacks against benign texts of families that were not fitted on, each family counting alike."""
+    new = ~np.isin(scored.rows.families, fitted)
+    labels, families = scored.rows.labels[new], scored.rows.families[new]
+    attacked, harmless = np.unique(families[labels == 1]), np.unique(families[labels == 0])
+    report: dict[str, Any] = {"families": [str(f) for f in attacked], "benign_families": [str(f) for f in harmless]}
+    for method, all_scores in scored.scores.items():
+        scores = all_scores[new]
         benign = labels == 0
         weights = np.zeros(len(labels))
         for label in (0, 1):
@@ -130,10 +120,12 @@ def overall(scored: Scored) -> dict[str, Any]:
         for rate in (0.01, 0.05):
             bar = scores[benign][order][np.searchsorted(running, rate)]
             recalls = [float((scores[(families == f) & (labels == 1)] > bar).mean()) for f in attacked]
-            random = np.random.default_rng(0)
-            draws = [np.mean(random.choice(recalls, len(recalls))) for _ in range(RESAMPLES)]
-            low, high = np.percentile(draws, [2.5, 97.5])
-            entry[f"recall_at_{rate}"] = {"macro": float(np.mean(recalls)), "low": float(low), "high": float(high)}
+            found: dict[str, float] = {"macro": float(np.mean(recalls))}
+            if len(recalls) >= FEWEST:
+                random = np.random.default_rng(0)
+                draws = [np.mean(random.choice(recalls, len(recalls))) for _ in range(RESAMPLES)]
+                found["low"], found["high"] = (float(p) for p in np.percentile(draws, [2.5, 97.5]))
+            entry[f"recall_at_{rate}"] = found
         report[method] = entry
     return report
 
@@ -174,7 +166,11 @@ def main() -> None:
     for task in TASKS:
         bars = {str(r.action): r.threshold for r in rules if r.head == task.head and STAGE[task.head] in r.stages}
         scored = score(train, measured, bundle.heads, features, task)
-        report[task.head] = {"thresholds": bars, "overall": overall(scored), "sets": by_set(scored, bars)}
+        fitted = Rows.of(train, task).families
+        sets = by_set(scored, bars)
+        for source, family in set(zip(scored.sources, scored.rows.families, strict=True)):
+            sets[source]["family_was_fitted"] = bool(np.isin(family, fitted))
+        report[task.head] = {"thresholds": bars, "overall": overall(scored, fitted), "sets": sets}
         print(task.head, json.dumps(report[task.head]["overall"], indent=1), flush=True)
     report["categories"] = categories(measured, bundle.heads, features)
     print(json.dumps(report["categories"], indent=1))

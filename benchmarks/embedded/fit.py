@@ -224,6 +224,28 @@ def _with_categories(cached: Cached, features: Floats, first: Columns, c: float)
     return Columns(np.hstack([first.weight, second.weight]), np.hstack([first.bias, second.bias]))
 
 
+def head_scores(cached: Cached, heads: HeadStack, features: Floats, head: str) -> Floats:
+    """The score of a head's first label for every text of a cache, as the detector gives it: `[texts]`."""
+    logits = heads.logits(features)
+    order = np.argsort(cached.owner, kind="stable")
+    borders = np.searchsorted(cached.owner[order], np.arange(len(cached.examples) + 1))
+    out = np.zeros(len(cached.examples), np.float32)
+    for i in range(len(out)):
+        own = logits[order[borders[i] : borders[i + 1]]]
+        if len(own):
+            out[i] = heads.text_scores(own)[head][0]
+    return out
+
+
+def thresholds_on_documents(cached: Cached, scores: Floats) -> dict[str, float]:
+    """Where a head that never saw documents exceeds a rate on benign ones: its bars for third-party text."""
+    benign = [i for i, e in enumerate(cached.examples) if e.kind == "document" and e.label == "benign"]
+    families = np.array([cached.examples[i].family for i in benign])
+    none = np.empty(0, np.int64)
+    rows = Rows(np.array(benign), np.zeros(len(benign), np.int64), families, none, none)
+    return {str(rate): threshold_at(scores[benign], rows, rate) for rate in (0.005, *FPRS)}
+
+
 def main() -> None:
     """Choose, fit, write."""
     arguments = argparse.ArgumentParser(description=__doc__)
@@ -241,6 +263,8 @@ def main() -> None:
         specs.append(spec)
         columns.append(column)
     heads = HeadStack(specs, np.hstack([c.weight for c in columns]), np.hstack([c.bias for c in columns]))
+    overrides = head_scores(cached, heads, features, "injection")
+    report["injection_on_documents"] = {"thresholds": thresholds_on_documents(cached, overrides)}
     base = packaged_weights(PACKAGE)
     extractor = Extractor.load(base, layers=layer, pooling=pooling, window=WINDOW)
     write_bundle(
