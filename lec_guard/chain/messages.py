@@ -261,8 +261,6 @@ def _walk(
         return False
     found = False
     if isinstance(value, Mapping | BaseModel):
-        if not value:
-            lines.append(prefix)
         # Not model_dump(): it leaves out fields that are marked as excluded.
         for name, item in value.items() if isinstance(value, Mapping) else value:
             found |= _walk(item, str(name), f"{at}.{name}", depth + 1, lines, parts)
