@@ -170,6 +170,17 @@ class Guard:
         """`apply_many`, without blocking the event loop."""
         return _act(await self.acheck_many(steps, tenant), steps)
 
+    def close(self) -> None:
+        """Close the detector and the sinks that have a `close` of their own; the guard is of no use after."""
+        for part in (self._detector, *self._sinks):
+            close = getattr(part, "close", None)
+            if close is not None:
+                close()
+
+    async def aclose(self) -> None:
+        """`close`, without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
     def _scores(self, request: _ScoreRequest) -> list[Scores]:
         try:
             scores = self._detector.score(request.steps)
@@ -206,7 +217,8 @@ def _verdict(step: Step, tenant: str | None, policy: Policy, scores: Scores, ms:
         rule=decision.rule,
         matched=decision.matched,
         message=decision.message,
-        scores=scores.by_head,
+        # A detector may use any Mapping and NumPy's floats; a verdict must pickle and fit into JSON.
+        scores={head: {label: float(score) for label, score in own.items()} for head, own in scores.by_head.items()},
         spans=tuple(span for span in scores.spans if span.head in decision.heads),
         windows=scores.windows,
         context_read=scores.context_read,
