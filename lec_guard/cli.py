@@ -44,16 +44,11 @@ class _Row(BaseModel):
     text: str
     context: str | None = None
     stage: Stage = "input"
-    tool: str | dict[str, str] | None = None
+    tool: str | ToolRef | None = None
     tenant: str | None = None
 
     def step(self) -> Step:
-        if self.tool is None:
-            tool = None
-        elif isinstance(self.tool, str):
-            tool = ToolRef(name=self.tool)
-        else:
-            tool = ToolRef(name=self.tool.get("name", ""), description=self.tool.get("description"))
+        tool = ToolRef(name=self.tool) if isinstance(self.tool, str) else self.tool
         return Step(stage=self.stage, text=self.text, context=self.context, tool=tool)
 
 
@@ -86,6 +81,8 @@ def check(
         else:
             rows = [_Row(text=_given(text), context=system, stage=_stage(stage), tool=tool, tenant=tenant)]
         guard = Guard.from_policies(policies, detector=detector)
+        for row in rows:
+            guard.policy(row.tenant)  # An unknown tenant in the last row costs no half-written result either.
         blocked = False
         for chunk, outcomes in _judge(guard, rows):
             blocked |= _print(chunk, outcomes, as_json=as_json)
@@ -150,7 +147,7 @@ def _read_rows(file: Path, defaults: dict[str, Any]) -> list[_Row]:
         except ValidationError as error:
             first = error.errors()[0]
             mistakes.append(f"{file}:{number}: {'.'.join(map(str, first['loc'])) or 'the line'}: {first['msg']}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             mistakes.append(f"{file}:{number}: not a JSON object: {error}")
         else:
             rows.append(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,11 @@ POLICIES = {
     "default.yaml": """
         message: No.
         rules:
-          - {name: injection, stages: [input, tool_output, retrieval, tool_input], head: injection, threshold: 0.5, action: block}
+          - name: injection
+            stages: [input, tool_output, retrieval, tool_input]
+            head: injection
+            threshold: 0.5
+            action: block
           - {name: unsafe, stages: [output], head: safety, labels: [unsafe], threshold: 0.5, action: block}
           - {name: curse, stages: [input, output], head: safety, labels: [rude], threshold: 0.5, action: flag}
     """,
@@ -34,8 +39,6 @@ POLICIES = {
 
 def write_policies(folder: Path, files: dict[str, str]) -> Path:
     """Write policy files, dedented, into a folder."""
-    import textwrap
-
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(textwrap.dedent(text), encoding="utf-8")

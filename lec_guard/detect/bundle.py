@@ -36,7 +36,7 @@ class PackageBase(_Part):
     """Base weights inside an installed Python distribution, found without importing it."""
 
     kind: Literal["package"]
-    package: str
+    package: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
     def folder(self, bundle: Path) -> Path:  # noqa: ARG002 - one interface for all kinds of base
         """The folder with the weights."""
@@ -58,7 +58,7 @@ class HubBase(_Part):
     """Base weights that `lec-guard bundle pull` has fetched; never fetched at load."""
 
     kind: Literal["hub"]
-    repo: str
+    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
     def folder(self, bundle: Path) -> Path:  # noqa: ARG002 - one interface for all kinds of base

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 TOKEN_BUDGET = 262_144
 """Tokens of one text that a detector reads by default: about a megabyte of English."""
 
-_GROUP = 256
-"""Texts that are tokenised and scored together."""
+_GROUP_TEXTS, _GROUP_CHARACTERS = 256, 1 << 20
+"""What is tokenised and scored together, at most (but always one text): it bounds memory, not what is read."""
 
 
 class Detector(Protocol):
@@ -118,8 +118,7 @@ class LayerDetector:
         """
         texts = list(dict.fromkeys(step.text for step in steps))
         scores: dict[str, Scores] = {}
-        for at in range(0, len(texts), _GROUP):
-            group = texts[at : at + _GROUP]
+        for group in _groups(texts):
             scores.update(zip(group, self._score(group), strict=True))
         return [scores[step.text] for step in steps]
 
@@ -167,3 +166,16 @@ class LayerDetector:
                 label=self.labels[name][label],
                 score=float(values[window, label]),
             )
+
+
+def _groups(texts: list[str]) -> Iterator[list[str]]:
+    group: list[str] = []
+    characters = 0
+    for text in texts:
+        if group and (len(group) == _GROUP_TEXTS or characters + len(text) > _GROUP_CHARACTERS):
+            yield group
+            group, characters = [], 0
+        group.append(text)
+        characters += len(text)
+    if group:
+        yield group

@@ -147,8 +147,10 @@ class Extractor:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except FileNotFoundError:
-        raise BundleError(f"{path}: no such file; save the model's fast tokenizer beside its weights") from None
+    except OSError as error:
+        raise BundleError(
+            f"{path}: can't be read: {error.strerror}; save the model's fast tokenizer beside its weights"
+        ) from None
 
 
 def _tokenizer(path: Path, content: bytes) -> Tokenizer:

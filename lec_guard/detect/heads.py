@@ -73,11 +73,12 @@ class HeadStack:
             raise BundleError(f"the heads need {columns} columns; weight is {weight.shape} and bias {bias.shape}")
         if len({spec.name for spec in specs}) != len(specs):
             raise BundleError("two heads have the same name")
-        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-            raise BundleError("the heads hold numbers that are not finite")
         self.specs = tuple(specs)
-        self.weight = weight.astype(np.float32)
-        self.bias = bias.astype(np.float32)
+        with np.errstate(over="ignore"):
+            self.weight = weight.astype(np.float32)
+            self.bias = bias.astype(np.float32)
+        if not (np.isfinite(self.weight).all() and np.isfinite(self.bias).all()):
+            raise BundleError("the heads hold numbers that are not finite")
         ends = np.cumsum([spec.columns for spec in specs])
         self._slices = [slice(end - spec.columns, end) for spec, end in zip(specs, ends, strict=True)]
 

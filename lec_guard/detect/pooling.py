@@ -27,7 +27,7 @@ def pool(hidden: torch.Tensor, mask: torch.Tensor, kinds: tuple[Pooling, ...]) -
     for kind in kinds:
         match kind:
             case "mean":
-                parts.append((hidden * keep).sum(dim=1) / keep.sum(dim=1))
+                parts.append(hidden.masked_fill(~keep, 0.0).sum(dim=1) / keep.sum(dim=1))
             case "max":
                 parts.append(hidden.masked_fill(~keep, float("-inf")).amax(dim=1))
     return torch.cat(parts, dim=-1)

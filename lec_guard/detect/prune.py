@@ -56,6 +56,8 @@ class PrunedModel:
         Returns:
             `[batch, tokens, width]`, in the dtype of the weights.
         """
+        if self.layers == 0:
+            return self.all_hidden(ids, mask)[0]
         state: torch.Tensor = self.module(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state
         return state
 
@@ -72,7 +74,7 @@ class PrunedModel:
         states: tuple[torch.Tensor, ...] = self.module(
             input_ids=ids, attention_mask=mask, return_dict=True, output_hidden_states=True
         ).hidden_states
-        return states
+        return states[: self.layers + 1]
 
     def digest(self) -> str:
         """A hash over the kept tensors: names, dtypes, shapes and bytes.
@@ -116,10 +118,12 @@ def load_pruned(path: Path, layers: int | None = None) -> PrunedModel:
         keep = full if layers is None else layers
         if not 0 <= keep <= full:
             raise BundleError(f"{path}: can't keep {keep} layers of a model with {full}")
+        # Not every architecture runs without a layer: k = 0 leaves one, and the output is what goes into it.
+        left = max(keep, 1)
         module, report = _load(
             AutoModel,
             path,
-            config=_shortened(config, full, keep),
+            config=_shortened(config, full, left),
             output_loading_info=True,
             use_safetensors=True,
             dtype="auto",
@@ -142,7 +146,7 @@ def load_pruned(path: Path, layers: int | None = None) -> PrunedModel:
         max_positions=getattr(config, "max_position_embeddings", None),
     )
     if keep < full:
-        _drop_final_norm(module, keep)
+        _drop_final_norm(module, left)
         _check_cut(pruned, path)
     return pruned
 
@@ -150,7 +154,7 @@ def load_pruned(path: Path, layers: int | None = None) -> PrunedModel:
 def _load(loader: Any, path: Path, **options: Any) -> Any:
     try:
         return loader.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except Exception as error:  # a damaged file makes it raise almost anything
         raise BundleError(f"{path}: Hugging Face transformers can't load this model: {error}") from error
 
 
@@ -163,7 +167,10 @@ def _shortened(config: PretrainedConfig, full: int, keep: int) -> PretrainedConf
     values[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = keep
     if "use_cache" in values:
         values["use_cache"] = False
-    return type(config).from_dict(values)
+    try:
+        return type(config).from_dict(values)
+    except Exception as error:  # what a config checks about itself is its own
+        raise DetectorError(f"the config of a {config.model_type!r} can't be cut to {keep} layers: {error}") from error
 
 
 def _stack(module: torch.nn.Module, layers: int) -> tuple[torch.nn.Module, torch.nn.ModuleList]:

@@ -8,9 +8,8 @@ import tempfile
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 
-from lec_guard.detect.bundle import DESCRIPTION, pulled_folder, read_bundle
+from lec_guard.detect.bundle import DESCRIPTION, model_store, pulled_folder, read_bundle
 from lec_guard.errors import BundleError
 
 _REFERENCE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
@@ -48,19 +47,28 @@ def pull(reference: str, *, endpoint: str | None = None) -> Path:
     target = pulled_folder(match["repo"], match["revision"])
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=".pull-"))
+    store = model_store()
+    store.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=store, prefix=".pull-"))
     try:
         snapshot_download(
-            match["repo"], revision=match["revision"], local_dir=fresh, allow_patterns=_FILES, endpoint=endpoint
+            match["repo"],
+            revision=match["revision"],
+            local_dir=fresh,
+            allow_patterns=_FILES,
+            ignore_patterns=["*/*"],  # a model is loaded from the top folder alone
+            endpoint=endpoint,
         )
         shutil.rmtree(fresh / ".cache", ignore_errors=True)
         if (fresh / DESCRIPTION).is_file():
             read_bundle(fresh)
         elif not (fresh / "config.json").is_file() or not any(fresh.glob("*.safetensors")):
             raise BundleError(f"{reference}: holds neither a bundle nor config.json with safetensors weights")
+        target.parent.mkdir(parents=True, exist_ok=True)
         fresh.rename(target)
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except BundleError:
+        raise
+    except Exception as error:  # the hub's client lets its HTTP library's errors through
         raise BundleError(f"{reference}: could not be fetched: {error}") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

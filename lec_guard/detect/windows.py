@@ -67,13 +67,15 @@ class Windower:
         spec: Size and stride of the windows.
 
     Raises:
-        DetectorError: If size and stride leave a gap or no room for text.
+        DetectorError: If size and stride leave a gap or no room for text, or the tokenizer can't read.
     """
 
     def __init__(self, tokenizer: Tokenizer, spec: WindowSpec) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         probe = tokenizer.encode("a", add_special_tokens=True)
+        if 0 not in probe.special_tokens_mask:
+            raise DetectorError("the tokenizer makes no token of the letter 'a'")
         first = probe.special_tokens_mask.index(0)
         last = len(probe.ids) - probe.special_tokens_mask[::-1].index(0)
         self._prefix, self._suffix = probe.ids[:first], probe.ids[last:]

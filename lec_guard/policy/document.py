@@ -13,6 +13,9 @@ from lec_guard.errors import PolicyError
 _LARGEST = 1 << 20
 """Bytes of a policy file; a larger one is no policy that a person wrote."""
 
+_DEEPEST = 32
+"""Levels of nesting; a policy has four, and PyYAML takes minutes over 100,000 brackets."""
+
 KeyPath = tuple[str | int, ...]
 
 
@@ -38,7 +41,7 @@ class Document:
 
 
 def read_document(file: Path) -> Document:
-    """Read YAML with plain types only: no tags that build objects, no aliases, no key twice.
+    """Read YAML with plain types only: no tags, no aliases, no key twice.
 
     Args:
         file: The file.
@@ -57,10 +60,16 @@ def read_document(file: Path) -> Document:
         raise PolicyError(f"{file}: {len(content)} bytes; a policy file may have {_LARGEST}")
     try:
         text = content.decode("utf-8")
+        depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise PolicyError(f"{file}:{line}: nested too deep for a policy")
             if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1 if event.start_mark else 1
                 raise PolicyError(f"{file}:{line}: YAML aliases are not allowed; write it out")
+            if isinstance(event, yaml.NodeEvent) and getattr(event, "tag", None) is not None:
+                raise PolicyError(f"{file}:{line}: YAML tags are not allowed; quote what must be text")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         lines: dict[KeyPath, int] = {}
         data = None if node is None else _plain(node, (), lines, file)
@@ -69,8 +78,6 @@ def read_document(file: Path) -> Document:
         raise PolicyError(f"{file}:{line}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PolicyError(f"{file}: not valid YAML: {error}") from None
-    except RecursionError:
-        raise PolicyError(f"{file}: nested too deep for a policy") from None
     return Document(file, data, lines)
 
 
@@ -82,7 +89,7 @@ def _plain(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], file: Path
         mapping: dict[str, Any] = {}
         for key_node, value in node.value:
             line = key_node.start_mark.line + 1
-            key = yaml.constructor.SafeConstructor().construct_object(key_node, deep=True)
+            key = _built(key_node, file)
             if not isinstance(key, str):
                 raise PolicyError(f"{file}:{line}: the key {key!r} must be a word")
             if key in mapping:
@@ -90,4 +97,12 @@ def _plain(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], file: Path
             lines[(*path, key)] = line
             mapping[key] = _plain(value, (*path, key), lines, file)
         return mapping
-    return yaml.constructor.SafeConstructor().construct_object(node, deep=True)
+    return _built(node, file)
+
+
+def _built(node: yaml.Node, file: Path) -> Any:
+    try:
+        return yaml.constructor.SafeConstructor().construct_object(node, deep=True)
+    except ValueError as error:
+        # PyYAML takes 2024-99-99 for a date and 0x_ for a number, and then can't build them.
+        raise PolicyError(f"{file}:{node.start_mark.line + 1}: not valid YAML: {error}; put it in quotes") from None

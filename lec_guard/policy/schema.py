@@ -36,7 +36,7 @@ class Rule(_Part):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     head: Annotated[str, Field(min_length=1)]
     labels: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    threshold: Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)]
+    threshold: Annotated[float, Field(strict=True, gt=0.0, le=1.0, allow_inf_nan=False)]
     action: Action
     message: Annotated[str, Field(min_length=1)] | None = None
 

@@ -67,7 +67,13 @@ def fit_categories(features: Floats, labels: Ints, weights: Floats, *, c: float)
     Returns:
         One column a category over the raw features.
     """
-    return _fit(features, labels, weights, c)
+    columns = _fit(features, labels, weights, c)
+    if columns.bias.shape == (1,):
+        # Of two categories scikit-learn gives only the second one's log odds.
+        return Columns(
+            np.hstack([np.zeros_like(columns.weight), columns.weight]), np.concatenate([[np.float32(0)], columns.bias])
+        )
+    return columns
 
 
 def _fit(features: Floats, labels: Ints, weights: Floats, c: float) -> Columns:

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lec_guard.detect.pooling import POOLINGS, pool
+
+
+def batch(side: str, *, padding: float = 0.0) -> tuple[list[np.ndarray], torch.Tensor, torch.Tensor]:
+    """Rows of different lengths, and the same rows padded on one side with some number."""
+    numbers = np.random.default_rng(0)
+    rows = [numbers.normal(size=(length, 5)).astype(np.float32) for length in (3, 1, 6)]
+    hidden = torch.full((3, 6, 5), padding)
+    mask = torch.zeros((3, 6), dtype=torch.long)
+    for at, row in enumerate(rows):
+        where = slice(6 - len(row), 6) if side == "left" else slice(0, len(row))
+        hidden[at, where] = torch.from_numpy(row)
+        mask[at, where] = 1
+    return rows, hidden, mask
+
+
+@pytest.mark.parametrize("padding", [0.0, 1e9, -1e9, float("nan"), float("inf")])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_takes_no_part(side: str, padding: float) -> None:
+    rows, hidden, mask = batch(side, padding=padding)
+    expected = np.stack([np.concatenate([row.mean(axis=0), row.max(axis=0)]) for row in rows])
+    np.testing.assert_allclose(pool(hidden, mask, ("mean", "max")).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_poolings_stand_in_the_order_asked_for() -> None:
+    _, hidden, mask = batch("right")
+    mean, highest = pool(hidden, mask, ("mean",)), pool(hidden, mask, ("max",))
+    assert torch.equal(pool(hidden, mask, ("max", "mean")), torch.cat([highest, mean], dim=1))
+    assert not torch.equal(mean, highest)
+
+
+def test_negative_numbers_keep_their_maximum() -> None:
+    # A maximum over zeroed padding would be 0.
+    hidden = torch.tensor([[[-3.0], [-2.0], [0.0]]])
+    assert pool(hidden, torch.tensor([[1, 1, 0]]), ("max",)).item() == -2.0
+
+
+def test_low_precision_is_pooled_in_float32() -> None:
+    hidden = torch.full((1, 1000, 1), 1.0, dtype=torch.bfloat16)
+    pooled = pool(hidden, torch.ones((1, 1000), dtype=torch.long), POOLINGS)
+    assert pooled.dtype == torch.float32
+    assert pooled.tolist() == [[1.0, 1.0]]

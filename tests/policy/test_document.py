@@ -1,0 +1,187 @@
+"""YAML that is wrong, hostile or merely odd: each is a PolicyError that says where."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lec_guard import PolicyError
+from lec_guard.policy.document import read_document
+
+
+def write(folder: Path, content: str | bytes) -> Path:
+    file = folder / "policy.yaml"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return file
+
+
+def refused(file: Path, line: int | None) -> str:
+    """The rest of the error, once it has named the file, and the line if there is one."""
+    with pytest.raises(PolicyError) as caught:
+        read_document(file)
+    message = str(caught.value)
+    start = f"{file}: " if line is None else f"{file}:{line}: "
+    assert message.startswith(start)
+    return message.removeprefix(start)
+
+
+def test_plain_yaml_becomes_plain_data(tmp_path):
+    file = write(tmp_path, "a: 1\nb:\n  - x\n  - 0.5\nc: {d: true, e: null}\n")
+    document = read_document(file)
+    assert document.data == {"a": 1, "b": ["x", 0.5], "c": {"d": True, "e": None}}
+    assert document.file == file
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "# only a comment\n"])
+def test_a_file_without_content_has_no_data(tmp_path, content):
+    document = read_document(write(tmp_path, content))
+    assert document.data is None
+    assert document.line(("rules",)) == 1
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
+    assert read_document(write(tmp_path, b"\xef\xbb\xbfa: 1\n")).data == {"a": 1}
+
+
+def test_lines_of_nested_paths(tmp_path):
+    content = """\
+message: No.
+
+rules:
+  # a comment
+  - name: first
+    stages: [input,
+             output]
+  - name: second
+
+    threshold:
+      0.5
+"""
+    document = read_document(write(tmp_path, content))
+    expected = {
+        (): 1,
+        ("message",): 1,
+        ("rules",): 3,
+        ("rules", 0): 5,
+        ("rules", 0, "stages"): 6,
+        ("rules", 0, "stages", 1): 7,
+        ("rules", 1): 8,
+        ("rules", 1, "threshold"): 10,
+    }
+    assert {path: document.line(path) for path in expected} == expected
+
+
+def test_the_line_of_what_is_missing_is_that_of_what_surrounds_it(tmp_path):
+    document = read_document(write(tmp_path, "a: 1\nrules:\n  - name: x\n"))
+    assert document.line(("rules", 0, "threshold")) == 3
+    assert document.line(("rules", 7, "threshold")) == 2
+    assert document.line(("nowhere", "at", "all")) == 1
+
+
+def test_a_key_that_stands_twice_is_refused_and_both_lines_are_told(tmp_path):
+    message = refused(write(tmp_path, "rules:\n  - name: a\n    threshold: 0.5\n    threshold: 0.9\n"), 4)
+    assert "'threshold' stands twice" in message
+    assert "line 3" in message
+
+
+def test_the_same_key_in_two_mappings_is_no_duplicate(tmp_path):
+    assert read_document(write(tmp_path, "- a: 1\n- a: 2\n")).data == [{"a": 1}, {"a": 2}]
+
+
+def test_billion_laughs_are_refused_at_the_first_alias(tmp_path):
+    lines = ["a: &a [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
+    for name, above in zip("bcdefghi", "abcdefgh", strict=True):
+        lines.append(f"{name}: &{name} [{', '.join([f'*{above}'] * 9)}]")
+    assert "aliases" in refused(write(tmp_path, "\n".join(lines)), 2)
+
+
+def test_an_anchor_that_nobody_refers_to_is_harmless(tmp_path):
+    assert read_document(write(tmp_path, "a: &x 1\n")).data == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "!!python/object/apply:os.system ['exit 1']",
+        "!!python/object:collections.Counter {a: 1}",
+        "!!python/name:os.system",
+        "!!python/name:os.system ''",
+        "!!set {x, y}",
+        "!!binary aGVsbG8=",
+        "!!bool perhaps",
+        "!!timestamp never",
+        "!local word",
+    ],
+)
+def test_tags_are_refused(tmp_path, value):
+    assert "tags" in refused(write(tmp_path, f"message: No.\nrules: {value}\n"), 2)
+
+
+def test_a_tagged_key_is_refused(tmp_path):
+    assert "tags" in refused(write(tmp_path, "a: 1\n!!python/name:os.system : 2\n"), 2)
+
+
+@pytest.mark.parametrize("key", ["1", "0.5", "yes", "null", "2024-01-01", "[a, b]", "{a: b}"])
+def test_a_key_that_is_no_word_is_refused(tmp_path, key):
+    assert "must be a word" in refused(write(tmp_path, f"a: 1\n? {key}\n: 2\n"), 2)
+
+
+def test_merge_keys_are_refused(tmp_path):
+    assert "merge" in refused(write(tmp_path, "a:\n  <<: {b: 1}\n"), 2)
+
+
+@pytest.mark.parametrize("value", ["2024-99-99", "0x_", "9" * 5000], ids=["date", "hexadecimal", "huge integer"])
+def test_a_scalar_that_looks_like_a_value_and_is_none_is_refused(tmp_path, value):
+    assert "put it in quotes" in refused(write(tmp_path, f"a: 1\nmessage: {value}\n"), 2)
+    quoted = read_document(write(tmp_path, f"message: '{value}'\n"))
+    assert quoted.data == {"message": value}
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 100_000, "[" * 100_000 + "]" * 100_000, "{a: " * 20_000, "- " * 20_000],
+    ids=["open brackets", "closed brackets", "braces", "dashes"],
+)
+def test_nesting_without_end_is_refused_at_once(tmp_path, content):
+    # PyYAML alone takes minutes over the brackets, or runs into the interpreter's recursion limit.
+    assert "too deep" in refused(write(tmp_path, content), 1)
+
+
+def test_the_line_of_too_deep_a_nesting_is_told(tmp_path):
+    assert "too deep" in refused(write(tmp_path, "".join(" " * depth + "a:\n" for depth in range(100))), 33)
+
+
+def test_a_file_over_a_mebibyte_is_refused_and_one_of_exactly_that_size_is_read(tmp_path):
+    comment = b"a: 1\n#".ljust(1 << 20, b"x")
+    assert read_document(write(tmp_path, comment)).data == {"a": 1}
+    assert "1048577 bytes" in refused(write(tmp_path, comment + b"x"), None)
+
+
+def test_bytes_that_are_no_utf8_are_refused(tmp_path):
+    assert "not valid YAML" in refused(write(tmp_path, b"message: caf\xe9\n"), None)
+
+
+def test_characters_that_yaml_forbids_are_refused(tmp_path):
+    assert "not valid YAML" in refused(write(tmp_path, "message: a\x00b\n"), None)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("a: 1\nb: [1, 2\nc: 3\n", 3),
+        ("a: 1\nb: 'open\n", 3),
+        ("a: 1\n\tb: 2\n", 2),
+        ("a: 1\n---\nb: 2\n", 2),
+        ("a: b: c\n", 1),
+    ],
+    ids=["bracket", "quote", "tab", "two documents", "two colons"],
+)
+def test_a_syntax_error_names_the_line(tmp_path, content, line):
+    assert "not valid YAML" in refused(write(tmp_path, content), line)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    assert "No such file" in refused(tmp_path / "nothing.yaml", None)
+    assert re.search(r"can't be read", refused(tmp_path, None))
