@@ -13,6 +13,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.utils import ConfigurableFieldSpec
 from pydantic import BaseModel
 
+from lec_guard.chain.base import BatchRunnable, given
 from lec_guard.chain.messages import request_of
 from lec_guard.chain.runnable import Chunks, GuardRunnable
 from lec_guard.errors import GuardBlocked, LecGuardError
@@ -20,11 +21,14 @@ from lec_guard.step import Verdict
 
 
 @dataclass(frozen=True, eq=False)
-class ProtectedRunnable(Runnable[Any, Any]):
+class ProtectedRunnable(BatchRunnable):
     """Judges a request, runs a chain on it, and judges the answer with the request as its context.
 
     The chain does not run on a request that is blocked, and no chunk of an answer leaves before the whole
-    answer was judged.
+    answer was judged. A batch is one call of the detector for all requests, and one for all answers. Keyword
+    arguments go to the chain. On a block the answer is a refusal, or `GuardBlocked` where the chain's answers are
+    of a type that a message can't be put into and no refusal was given; other errors are those of `GuardRunnable`
+    and of the chain.
 
     Attributes:
         guard: What judges.
@@ -51,63 +55,6 @@ class ProtectedRunnable(Runnable[Any, Any]):
     def OutputType(self) -> Any:  # noqa: N802 - LangChain's name
         """What the chain gives."""
         return self.chain.OutputType
-
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """Answer a request.
-
-        Args:
-            input: The request.
-            config: The run's config.
-            **kwargs: For the chain.
-
-        Returns:
-            The chain's answer, or the refusal.
-
-        Raises:
-            GuardBlocked: On a block where the chain's answers are of a type that a message can't be put
-                into, and no `refusal` was given.
-            UnsupportedValueError: If request or answer can't be read.
-            TenantMismatch: If two sources name different tenants.
-        """
-        return self._call_with_config(self._invoke, input, config, **kwargs)
-
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """`invoke`, without blocking the event loop."""
-        return await self._acall_with_config(self._ainvoke, input, config, **kwargs)
-
-    def batch(
-        self,
-        inputs: list[Any],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[Any]:
-        """Answer requests: one call of the detector for all requests, and one for all answers.
-
-        Args:
-            inputs: The requests.
-            config: One config for all, or one a request.
-            return_exceptions: Return errors in the place of their answers instead of raising the first.
-            **kwargs: For the chain.
-
-        Returns:
-            Answers and refusals, in order.
-        """
-        return self._batch_with_config(self._batch, inputs, config, return_exceptions=return_exceptions, **kwargs)
-
-    async def abatch(
-        self,
-        inputs: list[Any],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[Any]:
-        """`batch`, without blocking the event loop."""
-        return await self._abatch_with_config(
-            self._abatch, inputs, config, return_exceptions=return_exceptions, **kwargs
-        )
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
         """Answer a request in the chain's chunks, held back until all of them were judged.
@@ -136,89 +83,43 @@ class ProtectedRunnable(Runnable[Any, Any]):
         async for chunk in self.atransform(once(), config, **kwargs):
             yield chunk
 
-    def transform(
-        self,
-        input: Iterator[Any],
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> Iterator[Any]:
-        """`stream`, with the request as a stream.
-
-        Args:
-            input: The chunks of the request.
-            config: The run's config.
-            **kwargs: For the chain.
-
-        Yields:
-            The chain's chunks, or the refusal.
-        """
-        yield from self._transform_stream_with_config(input, self._transform, config, **kwargs)
-
-    async def atransform(
-        self,
-        input: AsyncIterator[Any],
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[Any]:
-        """`transform`, without blocking the event loop."""
-        async for chunk in self._atransform_stream_with_config(input, self._atransform, config, **kwargs):
-            yield chunk
-
-    def _invoke(
-        self,
-        request: Any,
-        run_manager: CallbackManagerForChainRun,
-        config: RunnableConfig,
-        **kwargs: Any,
-    ) -> Any:
-        return _given(self._batch([request], [run_manager], [config], **kwargs)[0])
-
-    async def _ainvoke(
-        self,
-        request: Any,
-        run_manager: AsyncCallbackManagerForChainRun,
-        config: RunnableConfig,
-        **kwargs: Any,
-    ) -> Any:
-        return _given((await self._abatch([request], [run_manager], [config], **kwargs))[0])
-
     def _batch(
         self,
-        requests: list[Any],
+        values: list[Any],
         run_manager: list[CallbackManagerForChainRun],
         config: list[RunnableConfig],
         **kwargs: Any,
     ) -> list[Any]:
         view = self.guard.input
-        results = self._after_input(requests, view.judge(view.plan(requests, config), run_manager, config))
+        results = self._after_input(values, view.judge(view.plan(values, config), run_manager, config))
         open_ = _open(results)
         answers = self.chain.batch(
-            [requests[at] for at in open_], [config[at] for at in open_], return_exceptions=True, **kwargs
+            [values[at] for at in open_], [config[at] for at in open_], return_exceptions=True, **kwargs
         )
         answered = _fill(results, open_, answers)
         view = self.guard.output
         managers, configs = [run_manager[at] for at in answered], [config[at] for at in answered]
-        plan = view.plan([results[at] for at in answered], configs, [request_of(requests[at]) for at in answered])
-        return self._after_output(requests, results, answered, view.judge(plan, managers, configs))
+        plan = view.plan([results[at] for at in answered], configs, [request_of(values[at]) for at in answered])
+        return self._after_output(values, results, answered, view.judge(plan, managers, configs))
 
     async def _abatch(
         self,
-        requests: list[Any],
+        values: list[Any],
         run_manager: list[AsyncCallbackManagerForChainRun],
         config: list[RunnableConfig],
         **kwargs: Any,
     ) -> list[Any]:
         view = self.guard.input
-        results = self._after_input(requests, await view.ajudge(view.plan(requests, config), run_manager, config))
+        results = self._after_input(values, await view.ajudge(view.plan(values, config), run_manager, config))
         open_ = _open(results)
         answers = await self.chain.abatch(
-            [requests[at] for at in open_], [config[at] for at in open_], return_exceptions=True, **kwargs
+            [values[at] for at in open_], [config[at] for at in open_], return_exceptions=True, **kwargs
         )
         answered = _fill(results, open_, answers)
         view = self.guard.output
         managers, configs = [run_manager[at] for at in answered], [config[at] for at in answered]
-        plan = view.plan([results[at] for at in answered], configs, [request_of(requests[at]) for at in answered])
-        return self._after_output(requests, results, answered, await view.ajudge(plan, managers, configs))
+        plan = view.plan([results[at] for at in answered], configs, [request_of(values[at]) for at in answered])
+        return self._after_output(values, results, answered, await view.ajudge(plan, managers, configs))
 
     def _transform(
         self, chunks: Iterator[Any], run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
@@ -227,7 +128,7 @@ class ProtectedRunnable(Runnable[Any, Any]):
         view = self.guard.input
         [result] = self._after_input([request], view.judge(view.plan([request], [config]), [run_manager], [config]))
         if result is not _OPEN:
-            yield _chunk(_given(result))
+            yield _chunk(given(result))
             return
         held = list(self.chain.stream(request, config, **kwargs))
         if held:
@@ -249,7 +150,7 @@ class ProtectedRunnable(Runnable[Any, Any]):
         verdicts = await view.ajudge(view.plan([request], [config]), [run_manager], [config])
         [result] = self._after_input([request], verdicts)
         if result is not _OPEN:
-            yield _chunk(_given(result))
+            yield _chunk(given(result))
             return
         held = [chunk async for chunk in self.chain.astream(request, config, **kwargs)]
         if held:
@@ -262,14 +163,13 @@ class ProtectedRunnable(Runnable[Any, Any]):
 
     def _after_input(self, requests: Sequence[Any], verdicts: Sequence[Verdict | LecGuardError]) -> list[Any]:
         """For each request `_OPEN`, a refusal or an error."""
-        return [
-            self._refuse(verdict, request, None)
-            if isinstance(verdict, Verdict) and verdict.blocked
-            else _OPEN
-            if isinstance(verdict, Verdict)
-            else verdict
-            for request, verdict in zip(requests, verdicts, strict=True)
-        ]
+        results: list[Any] = []
+        for request, verdict in zip(requests, verdicts, strict=True):
+            if isinstance(verdict, LecGuardError):
+                results.append(verdict)
+            else:
+                results.append(self._refuse(verdict, request, None) if verdict.blocked else _OPEN)
+        return results
 
     def _after_output(
         self,
@@ -291,7 +191,7 @@ class ProtectedRunnable(Runnable[Any, Any]):
             raise verdict
         if not verdict.blocked:
             return held
-        return [_chunk(_given(self._refuse(verdict, request, held[-1])))]
+        return [_chunk(given(self._refuse(verdict, request, held[-1])))]
 
     def _refuse(self, verdict: Verdict, request: Any, answer: Any) -> Any:
         """The refusal in the type of the chain's answers, or `GuardBlocked` where a message has no place."""
@@ -306,7 +206,7 @@ class ProtectedRunnable(Runnable[Any, Any]):
             id=answer.id if isinstance(answer, BaseMessage) else None,
             response_metadata={"lec_guard": {"action": verdict.action, "stage": verdict.stage, "rule": verdict.rule}},
         )
-        if _has_messages(request) and not issubclass(kind, BaseMessage):
+        if _has_messages(request) and (kind is object or issubclass(kind, Mapping)):
             return {**request, "messages": [*request["messages"], told]}
         if kind is object or issubclass(kind, BaseMessage):
             return told
@@ -329,12 +229,6 @@ def _fill(results: list[Any], places: Sequence[int], answers: Sequence[Any]) -> 
     for at, answer in zip(places, answers, strict=True):
         results[at] = answer
     return [at for at in places if not isinstance(results[at], Exception)]
-
-
-def _given(result: Any) -> Any:
-    if isinstance(result, Exception):
-        raise result
-    return result
 
 
 def _has_messages(request: object) -> bool:

@@ -16,6 +16,7 @@ from langchain_core.callbacks import (
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.utils import ConfigurableFieldSpec
 
+from lec_guard.chain.base import BatchRunnable, given
 from lec_guard.chain.messages import merged, steps_of
 from lec_guard.detect.detector import Detector
 from lec_guard.errors import GuardBlocked, LecGuardError, TenantMismatch
@@ -63,14 +64,16 @@ class Plan:
 
 
 @dataclass(frozen=True, eq=False)
-class GuardRunnable(Runnable[Any, Any]):
+class GuardRunnable(BatchRunnable):
     """Judges what passes and gives it on unchanged, or raises `GuardBlocked`.
 
     Takes what LangChain passes between steps (see `lec_guard.chain.messages.steps_of`) and returns the
     same object. Immutable, and safe to share between threads, chains and tenants. The tenant is read from
     `config["configurable"]["tenant"]`.
 
-    A chunk of a stream is held back until the whole stream was judged.
+    `batch` is one call of the detector. A chunk of a stream is held back until the whole stream was judged.
+    What can't pass is raised: `GuardBlocked`, `UnsupportedValueError`, `TenantMismatch`, `PolicyError` (an
+    unknown tenant) or `DetectorError`.
 
     Attributes:
         guard: What judges.
@@ -259,127 +262,48 @@ class GuardRunnable(Runnable[Any, Any]):
                 await adispatch_custom_event(VERDICT_EVENT, event, config=config)
         return [result if isinstance(result, LecGuardError) else severest(result) for result in judged]
 
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """Judge a value.
-
-        Args:
-            input: The value.
-            config: The run's config.
-            **kwargs: Not used.
-
-        Returns:
-            The value itself.
-
-        Raises:
-            GuardBlocked: If the policy blocks it.
-            UnsupportedValueError: If it can't be read.
-            TenantMismatch: If two sources name different tenants.
-            PolicyError: If the tenant is unknown.
-            DetectorError: If the detector failed.
-        """
-        return self._call_with_config(self._invoke, input, config, **kwargs)
-
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """`invoke`, without blocking the event loop."""
-        return await self._acall_with_config(self._ainvoke, input, config, **kwargs)
-
-    def batch(
-        self,
-        inputs: list[Any],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[Any]:
-        """Judge values in one call of the detector.
-
-        Args:
-            inputs: The values.
-            config: One config for all, or one a value.
-            return_exceptions: Return errors in the place of their values instead of raising the first.
-            **kwargs: Not used.
-
-        Returns:
-            The values themselves.
-        """
-        return self._batch_with_config(self._batch, inputs, config, return_exceptions=return_exceptions, **kwargs)
-
-    async def abatch(
-        self,
-        inputs: list[Any],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[Any]:
-        """`batch`, without blocking the event loop."""
-        return await self._abatch_with_config(
-            self._abatch, inputs, config, return_exceptions=return_exceptions, **kwargs
-        )
-
-    def transform(
-        self,
-        input: Iterator[Any],
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> Iterator[Any]:
-        """Judge a stream as a whole, then give its chunks on unchanged.
-
-        Args:
-            input: The chunks.
-            config: The run's config.
-            **kwargs: Not used.
-
-        Yields:
-            The chunks, none of them before all were judged.
-        """
-        yield from self._transform_stream_with_config(input, self._transform, config, **kwargs)
-
-    async def atransform(
-        self,
-        input: AsyncIterator[Any],
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[Any]:
-        """`transform`, without blocking the event loop."""
-        async for chunk in self._atransform_stream_with_config(input, self._atransform, config, **kwargs):
-            yield chunk
-
-    def _invoke(self, value: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> Any:
-        return _passed(value, self.judge(self.plan([value], [config]), [run_manager], [config])[0])
-
-    async def _ainvoke(
-        self,
-        value: Any,
-        run_manager: AsyncCallbackManagerForChainRun,
-        config: RunnableConfig,
-    ) -> Any:
-        return _passed(value, (await self.ajudge(self.plan([value], [config]), [run_manager], [config]))[0])
-
     def _batch(
-        self, values: list[Any], run_manager: list[CallbackManagerForChainRun], config: list[RunnableConfig]
+        self,
+        values: list[Any],
+        run_manager: list[CallbackManagerForChainRun],
+        config: list[RunnableConfig],
+        **kwargs: Any,  # noqa: ARG002 - a chain gives the caller's to its first step, whatever that is
     ) -> list[Any]:
         return _results(values, self.judge(self.plan(values, config), run_manager, config))
 
     async def _abatch(
-        self, values: list[Any], run_manager: list[AsyncCallbackManagerForChainRun], config: list[RunnableConfig]
+        self,
+        values: list[Any],
+        run_manager: list[AsyncCallbackManagerForChainRun],
+        config: list[RunnableConfig],
+        **kwargs: Any,  # noqa: ARG002
     ) -> list[Any]:
         return _results(values, await self.ajudge(self.plan(values, config), run_manager, config))
 
     def _transform(
-        self, chunks: Iterator[Any], run_manager: CallbackManagerForChainRun, config: RunnableConfig
+        self,
+        chunks: Iterator[Any],
+        run_manager: CallbackManagerForChainRun,
+        config: RunnableConfig,
+        **kwargs: Any,  # noqa: ARG002
     ) -> Iterator[Any]:
         held = list(chunks)
         if held:
-            _passed(held, self.judge(self.plan([Chunks(held)], [config]), [run_manager], [config])[0])
+            plan = self.plan([Chunks(held)], [config])
+            given(_results([held], self.judge(plan, [run_manager], [config]))[0])
         yield from held
 
     async def _atransform(
-        self, chunks: AsyncIterator[Any], run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
+        self,
+        chunks: AsyncIterator[Any],
+        run_manager: AsyncCallbackManagerForChainRun,
+        config: RunnableConfig,
+        **kwargs: Any,  # noqa: ARG002
     ) -> AsyncIterator[Any]:
         held = [chunk async for chunk in chunks]
         if held:
-            _passed(held, (await self.ajudge(self.plan([Chunks(held)], [config]), [run_manager], [config]))[0])
+            plan = self.plan([Chunks(held)], [config])
+            given(_results([held], await self.ajudge(plan, [run_manager], [config]))[0])
         for chunk in held:
             yield chunk
 
@@ -407,14 +331,6 @@ def _events(result: list[Verdict] | LecGuardError, manager: _Manager) -> list[di
     if isinstance(result, LecGuardError) or not manager.handlers:
         return []
     return [verdict.to_dict() for verdict in result]
-
-
-def _passed(value: Any, result: Verdict | LecGuardError) -> Any:
-    if isinstance(result, LecGuardError):
-        raise result
-    if result.blocked:
-        raise GuardBlocked(result)
-    return value
 
 
 def _results(values: list[Any], results: list[Verdict | LecGuardError]) -> list[Any]:

@@ -150,6 +150,11 @@ def test_a_bad_value_in_a_batch_costs_only_itself(guard: GuardRunnable) -> None:
     assert isinstance(results[2], PolicyError)
 
 
+def test_a_callers_keywords_do_no_harm(guard: GuardRunnable) -> None:
+    assert (guard | ScriptedChatModel(answer="fine")).invoke("hi", stop=["."]).content == "fine"
+    assert list(guard.transform(iter(["hi"]), stop=["."])) == ["hi"]
+
+
 # --- streams
 
 

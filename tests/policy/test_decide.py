@@ -60,12 +60,12 @@ def test_all_rules_that_matched_are_listed_with_their_heads_and_no_other():
     decision = decide(
         policy(
             rule("a", "flag"),
-            rule("quiet", threshold=0.95),
+            rule("quiet", head="quiet"),
             rule("b", "flag", head="injection"),
-            rule("elsewhere", stages=("output",)),
+            rule("elsewhere", head="elsewhere", stages=("output",)),
         ),
         "input",
-        LOUD,
+        scores(**LOUD.by_head, quiet={"x": 0.4}, elsewhere={"x": 0.9}),
     )
     assert decision.matched == ("a", "b")
     assert decision.heads == {"safety", "injection"}

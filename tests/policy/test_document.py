@@ -92,7 +92,8 @@ def test_the_same_key_in_two_mappings_is_no_duplicate(tmp_path):
 
 def test_billion_laughs_are_refused_at_the_first_alias(tmp_path):
     lines = ["a: &a [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
-    for name, above in zip("bcdefghi", "abcdefgh", strict=True):
+    # Nine more levels would fill the memory of a machine; these few show whether the first one is let in.
+    for name, above in zip("bcd", "abc", strict=True):
         lines.append(f"{name}: &{name} [{', '.join([f'*{above}'] * 9)}]")
     assert "aliases" in refused(write(tmp_path, "\n".join(lines)), 2)
 
