@@ -30,7 +30,12 @@ ALLOWED, FAILED, USAGE, BLOCKED = 0, 1, 2, 3
 _CHUNK = 512
 """Rows that are judged together: output appears, and memory is bounded, by the chunk."""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="A guardrail that runs inside your process.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A guardrail that runs inside your process.",
+)
 bundle_app = typer.Typer(no_args_is_help=True, help="Detectors on disk.")
 app.add_typer(bundle_app, name="bundle")
 
@@ -143,7 +148,9 @@ def _read_rows(file: Path, defaults: dict[str, Any]) -> list[_Row]:
             continue
         try:
             content = json.loads(line)
-            row = _Row.model_validate(given | content if isinstance(content, dict) else content)
+            if isinstance(content, dict):
+                content = given | {key: value for key, value in content.items() if value is not None}
+            row = _Row.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
             mistakes.append(f"{file}:{number}: {'.'.join(map(str, first['loc'])) or 'the line'}: {first['msg']}")

@@ -188,6 +188,8 @@ class Guard:
             raise
         except Exception as error:
             raise DetectorError(f"the detector failed: {error!r}") from error
+        if not isinstance(scores, list) or not all(isinstance(one, Scores) for one in scores):
+            raise DetectorError(f"the detector gave a {type(scores).__name__}, not a list of Scores")
         if len(scores) != len(request.steps):
             raise DetectorError(f"the detector gave {len(scores)} scores for {len(request.steps)} steps")
         return scores

@@ -210,6 +210,8 @@ BROKEN = {
     "gives too few": (lambda steps: [quiet(step) for step in steps[1:]], "gave 1 scores for 2 steps"),
     "gives too many": (lambda steps: [quiet(step) for step in [*steps, *steps]], "gave 4 scores for 2 steps"),
     "gives none": (lambda steps: [], "gave 0 scores for 2 steps"),
+    "gives None": (lambda steps: None, "gave a NoneType, not a list of Scores"),
+    "gives dicts": (lambda steps: [{} for _ in steps], "gave a list, not a list of Scores"),
     "gives NaN": (scoring(float("nan")), "= nan; not in 0"),
     "gives 1.2": (scoring(1.2), "= 1.2; not in 0"),
     "gives a word": (scoring("high"), "the detector failed: TypeError"),

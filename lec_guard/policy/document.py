@@ -53,11 +53,12 @@ def read_document(file: Path) -> Document:
         PolicyError: If the file can't be read; says where and why.
     """
     try:
-        content = file.read_bytes()
+        with file.open("rb") as opened:
+            content = opened.read(_LARGEST + 1)
     except OSError as error:
         raise PolicyError(f"{file}: can't be read: {error.strerror}") from None
     if len(content) > _LARGEST:
-        raise PolicyError(f"{file}: {len(content)} bytes; a policy file may have {_LARGEST}")
+        raise PolicyError(f"{file}: more than {_LARGEST} bytes, too many for a policy file")
     try:
         text = content.decode("utf-8")
         depth = 0

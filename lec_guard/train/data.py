@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ValidationError
 
 from lec_guard.errors import UnsupportedValueError
+
+Kind = Literal["prompt", "statement", "document", "response"]
+
+
+class _Row(BaseModel):
+    """A line of a file; other fields are for other readers."""
+
+    user: str | None = None
+    response: str | None = None
+    label: str
+    kind: Kind
+    family: str
+    category: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +39,7 @@ class Example:
 
     source: str
     family: str
-    kind: str
+    kind: Kind
     text: str
     label: str
     category: str | None
@@ -44,20 +59,25 @@ def read_examples(path: Path) -> list[Example]:
         UnsupportedValueError: If a line is no such object; names file and line.
     """
     examples = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                row = json.loads(line)
-                examples.append(
-                    Example(
-                        source=path.stem,
-                        family=row["family"],
-                        kind=row["kind"],
-                        text=row["response"] if row["kind"] == "response" else row["user"],
-                        label=row["label"],
-                        category=row.get("category") or None,
-                    )
+                row = _Row.model_validate_json(line)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, first["loc"])) or "the line"
+                raise UnsupportedValueError(f"{path}:{number}: {where}: {first['msg']}") from error
+            text = row.response if row.kind == "response" else row.user
+            if text is None:
+                raise UnsupportedValueError(f"{path}:{number}: a {row.kind} needs its text")
+            examples.append(
+                Example(
+                    source=path.stem,
+                    family=row.family,
+                    kind=row.kind,
+                    text=text,
+                    label=row.label,
+                    category=row.category or None,
                 )
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UnsupportedValueError(f"{path}:{number}: not a labelled text: {error!r}") from error
+            )
     return examples

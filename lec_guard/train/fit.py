@@ -137,7 +137,7 @@ def balanced_weights(labels: Ints, families: npt.NDArray[np.str_]) -> Floats:
         families: The family of each text.
 
     Returns:
-        One weight a text; they sum to the number of texts.
+        One weight a text; they sum to the number of texts where both labels occur.
     """
     weights = np.zeros(len(labels), np.float64)
     for label in (0, 1):
@@ -164,7 +164,7 @@ def platt(logits: Floats, labels: Ints, weights: Floats) -> tuple[float, float]:
 
 
 def family_folds(labels: Ints, families: npt.NDArray[np.str_], count: int) -> list[Ints]:
-    """Split texts so that a family is never on both sides, and every fold has both labels.
+    """Split texts so that a family is never on both sides, and every fold holds out positives.
 
     Families with positives are dealt out first, largest first, to the fold with the fewest positives; then
     the others by negatives.

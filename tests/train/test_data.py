@@ -66,8 +66,7 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path, bad):
     file = write(tmp_path, PROMPT, PROMPT, bad, PROMPT)
     with pytest.raises(UnsupportedValueError) as caught:
         read_examples(file)
-    assert str(caught.value).startswith(f"{file}:3: not a labelled text: ")
-    assert caught.value.__cause__ is not None
+    assert str(caught.value).startswith(f"{file}:3: ")
 
 
 def test_an_example_cannot_be_changed(tmp_path):
