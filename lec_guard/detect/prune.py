@@ -32,7 +32,7 @@ class PrunedModel:
 
     Attributes:
         module: The cut model, in evaluation mode.
-        layers: k, the number of layers that are left; 0 leaves the embeddings.
+        layers: k, the number of layers that are left; 0 stands for the embeddings.
         full_layers: How many the model had.
         width: Size of a hidden state.
         pad_id: Token id to pad with.
@@ -93,8 +93,9 @@ def load_pruned(path: Path, layers: int | None = None) -> PrunedModel:
     """Load the first layers of a Hugging Face encoder or decoder.
 
     Only safetensors are read, no code comes from the folder, and the tensors of the dropped layers and
-    of a language-model head are never materialised. Below the last layer the final norm is left out, as
-    Hugging Face's `hidden_states[k]` does for k < N; at k = N it stays, as `hidden_states[N]` has it.
+    of a language-model head are never materialised (k = 0 keeps the first layer, unread). Below the last
+    layer the final norm is left out, as Hugging Face's `hidden_states[k]` does for k < N; at k = N it
+    stays, as `hidden_states[N]` has it.
 
     Args:
         path: A folder with `config.json` and safetensors.

@@ -14,8 +14,8 @@ from lec_guard.detect.bundle import read_bundle
 from lec_guard.detect.detector import TOKEN_BUDGET
 from lec_guard.detect.extractor import Extractor
 from lec_guard.detect.heads import HeadStack
-from lec_guard.detect.windows import Reading
-from lec_guard.errors import BundleError
+from lec_guard.detect.windows import Reading, Window
+from lec_guard.errors import BundleError, DetectorError
 from lec_guard.step import STAGES, Scores
 from tests.detect.conftest import Saved
 from tests.detect.models import HEADS, WINDOW, random_heads
@@ -47,6 +47,19 @@ def assert_same(found: Scores, expected: Scores) -> None:
 @pytest.fixture
 def extractor(bert: Saved) -> Extractor:
     return Extractor.load(bert.folder, layers=2, pooling=("mean", "max"), window=WINDOW)
+
+
+def noted_reads(extractor: Extractor, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The texts of each read, as they come."""
+    seen: list[list[str]] = []
+    read = extractor.read
+
+    def noting(texts: Sequence[str], budget: int) -> list[Reading]:
+        seen.append(list(texts))
+        return read(texts, budget)
+
+    monkeypatch.setattr(extractor, "read", noting)
+    return seen
 
 
 @pytest.fixture
@@ -102,21 +115,28 @@ def test_long_and_short_texts_across_groups_keep_their_order(
 
 
 def test_same_text_is_read_once(extractor: Extractor, heads: HeadStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
-    read = extractor.read
-
-    def noting(texts: Sequence[str], budget: int) -> list[Reading]:
-        seen.extend(texts)
-        return read(texts, budget)
-
-    monkeypatch.setattr(extractor, "read", noting)
+    seen = noted_reads(extractor, monkeypatch)
     detector = LayerDetector(extractor, heads, "tiny")
     same = [Step(stage=stage, text="the rules", context=stage) for stage in STAGES]
     scores = detector.score([*same, *steps(["no", "the rules"])])
-    assert seen == ["the rules", "no"]
+    assert seen == [["the rules", "no"]]
     assert len(scores) == len(STAGES) + 2
     assert all(score == scores[0] for score in [*scores[: len(STAGES)], scores[-1]])
     assert scores[-2] != scores[0]
+
+
+@pytest.mark.parametrize(("count", "characters"), [(256, 1 << 20), (256, 40), (7, 1 << 20), (256, 1)])
+def test_texts_read_together_are_bounded(
+    extractor: Extractor, heads: HeadStack, monkeypatch: pytest.MonkeyPatch, count: int, characters: int
+) -> None:
+    monkeypatch.setattr("lec_guard.detect.detector._GROUP_TEXTS", count)
+    monkeypatch.setattr("lec_guard.detect.detector._GROUP_CHARACTERS", characters)
+    seen = noted_reads(extractor, monkeypatch)
+    texts = [f"rule {i}" for i in range(300)]
+    LayerDetector(extractor, heads, "tiny").score(steps(texts))
+    assert [text for group in seen for text in group] == texts
+    assert all(len(group) <= count for group in seen)
+    assert all(len(group) == 1 or sum(map(len, group)) <= characters for group in seen)
 
 
 def test_no_steps_give_no_scores(detector: LayerDetector) -> None:
@@ -217,6 +237,17 @@ def test_labels_are_those_of_the_heads(detector: LayerDetector) -> None:
 def test_heads_of_another_width_are_refused(extractor: Extractor) -> None:
     with pytest.raises(BundleError, match="tiny read 3 features, but the extractor gives 64"):
         LayerDetector(extractor, random_heads(3), "tiny")
+
+
+def test_features_that_are_no_numbers_are_an_error(
+    extractor: Extractor, heads: HeadStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(windows: Sequence[Window]) -> np.ndarray:
+        return np.full((len(windows), extractor.width), np.nan, dtype=np.float32)
+
+    monkeypatch.setattr(extractor, "features", broken)
+    with pytest.raises(DetectorError, match=r"not in 0\.\.1"):
+        LayerDetector(extractor, heads, "tiny").score(steps(["the rules"]))
 
 
 def test_sixteen_threads_get_the_scores_of_one(detector: LayerDetector) -> None:

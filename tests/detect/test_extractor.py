@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from lec_guard.detect.extractor import Extractor, Features
+from lec_guard.detect.prune import load_pruned
 from lec_guard.detect.windows import Window, WindowSpec
 from lec_guard.errors import BundleError, DetectorError
 from tests.detect.conftest import Saved
@@ -95,10 +97,10 @@ def test_poolings_fix_width_and_order(bert: Saved) -> None:
 
 
 def test_low_precision_weights_are_computed_in_float32(bert: Saved, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(bert.folder, tmp_path / "half"))
-    content = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(folder / "model.safetensors").items()}
-    save_file(content, folder / "model.safetensors", metadata={"format": "pt"})
-    extractor = Extractor.load(folder, layers=2, pooling=BOTH, window=WINDOW)
+    hf.BertForMaskedLM.from_pretrained(bert.folder).to(torch.bfloat16).save_pretrained(tmp_path)
+    shutil.copy(bert.folder / "tokenizer.json", tmp_path)
+    assert {p.dtype for p in load_pruned(tmp_path, 2).module.parameters()} == {torch.bfloat16}
+    extractor = Extractor.load(tmp_path, layers=2, pooling=BOTH, window=WINDOW)
     assert {p.dtype for p in extractor.model.module.parameters()} == {torch.float32}
     assert np.isfinite(extractor.features(windows_of(extractor))).all()
 
@@ -168,6 +170,7 @@ def test_extractor_id_knows_all_that_fixes_the_features(bert: Saved, tmp_path: P
     same = {"layers": 2, "pooling": BOTH, "window": WINDOW}
     extractors = [
         Extractor.load(bert.folder, **same),
+        Extractor.load(bert.folder, **same | {"layers": 0}),
         Extractor.load(bert.folder, **same | {"layers": 1}),
         Extractor.load(bert.folder, **same | {"layers": None}),
         Extractor.load(bert.folder, **same | {"pooling": ("mean",)}),

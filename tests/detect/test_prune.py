@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -192,8 +193,17 @@ def test_loading_prints_nothing_and_restores_the_log_level(
     before = hf_logging.get_verbosity()
     hf_logging.set_verbosity_warning()
     hf_logging.enable_progress_bar()
+    said: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = said.append
+    hf_logging.add_handler(handler)
     try:
+        hf.AutoModel.from_pretrained(bert.folder)
+        assert said
+        assert capfd.readouterr().err
+        said.clear()
         load_pruned(bert.folder, 1)
+        assert said == []
         assert capfd.readouterr() == ("", "")
         (tmp_path / "config.json").write_text("{")
         with pytest.raises(BundleError):
@@ -201,6 +211,7 @@ def test_loading_prints_nothing_and_restores_the_log_level(
         assert hf_logging.get_verbosity() == hf_logging.WARNING
         assert hf_logging.is_progress_bar_enabled()
     finally:
+        hf_logging.remove_handler(handler)
         hf_logging.set_verbosity(before)
         hf_logging.disable_progress_bar()
 
@@ -394,6 +405,16 @@ def test_digest_knows_every_kept_weight_and_no_other(bert: Saved, tmp_path: Path
         changed[-1] = torch.nextafter(changed[-1], torch.tensor(9.0))
         folder = rewritten(bert.folder, tmp_path / str(at), **{name: changed})
         assert (load_pruned(folder, 2).digest() == before) is same
+
+
+def test_digest_knows_every_tensor(bert: Saved) -> None:
+    cut = load_pruned(bert.folder, 1)
+    digests = {cut.digest()}
+    tensors = cut.module.state_dict().values()
+    for tensor in tensors:
+        tensor.view(-1)[-1] += 1
+        digests.add(cut.digest())
+    assert len(digests) == len(tensors) + 1 > 10
 
 
 def test_digest_differs_between_cuts(bert: Saved) -> None:
