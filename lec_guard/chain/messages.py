@@ -7,28 +7,31 @@ split over the parts is read in one piece.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
-import decimal
 import enum
+import itertools
+import json
+import numbers
+import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
 
 from langchain_core.documents import Document
 from langchain_core.messages import (
     AIMessage,
+    AIMessageChunk,
     BaseMessage,
     BaseMessageChunk,
     ChatMessage,
     FunctionMessage,
-    HumanMessage,
     SystemMessage,
     ToolMessage,
     convert_to_messages,
 )
-from langchain_core.prompt_values import PromptValue
-from langchain_core.runnables.utils import AddableDict
+from langchain_core.prompt_values import ImagePromptValue, PromptValue
 from pydantic import BaseModel
 
 from lec_guard.errors import UnsupportedValueError
@@ -37,41 +40,37 @@ from lec_guard.step import Origin, Stage, Step, ToolRef, Trust
 _DEEPEST = 64
 """Levels of nesting that are read; deeper values are refused."""
 
-_ROLES = {
+_ROLES: dict[str, Stage | None] = {
     "human": "input",
     "user": "input",
     "ai": "output",
     "assistant": "output",
     "tool": "tool_output",
     "function": "tool_output",
-    "system": "system",
-    "developer": "system",
+    "system": None,
+    "developer": None,
 }
-"""Role of a message -> its stage, or `system`."""
+"""Role of a message -> its stage; None is the operator's own."""
 
+_TRUST: dict[Stage, Trust] = {"input": "user", "output": "model"}
+
+_CALLS = {
+    "tool_use", "tool_call", "tool_call_chunk", "function_call", "input_json_delta", "server_tool_call",
+    "server_tool_call_chunk", "server_tool_use", "mcp_tool_use", "mcp_call", "custom_tool_call",
+    "code_interpreter_call", "web_search_call", "file_search_call",
+}  # fmt: skip
+_RESULTS = ("tool_result", "function_call_output")
+"""How the types of blocks with a tool's result end."""
 _MEDIA = {
-    "image",
-    "image_url",
-    "input_image",
-    "audio",
-    "input_audio",
-    "video",
-    "file",
-    "input_file",
-    "document",
-    "media",
-}
-_CALLS = {"tool_use", "tool_call", "tool_call_chunk", "function_call", "server_tool_call", "input_json_delta"}
+    "image", "image_url", "input_image", "image_generation_call", "computer_screenshot", "audio", "input_audio",
+    "video", "file", "input_file", "document", "media",
+}  # fmt: skip
+_MEDIA_KEYS = {"base64", "image_url", "file_data", "input_audio"}
 _NOT_TEXT = {"type", "id", "index", "signature", "cache_control"}
 """Keys of a content block that say how it is built, not what it says."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Talk:
-    """What a message of a conversation is judged against."""
-
-    system: str | None = None
-    request: str | None = None
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
+"""A key that says nothing by itself, and that an error message may show."""
 
 
 def steps_of(value: object, stage: Stage | None = None, request: str | None = None) -> list[Step]:
@@ -82,9 +81,13 @@ def steps_of(value: object, stage: Stage | None = None, request: str | None = No
     own words and the context of the others; only where a value has nothing else are they judged, as
     `input`.
 
+    Dicts and tuples with a role are messages where LangChain takes them for such: as the value, in a list that
+    is the value, under the key `messages`, or in a list with a message object. Anywhere else they are data, and
+    all of it is read.
+
     Args:
         value: A str, prompt value, message or chunk, list of messages in any form that LangChain takes,
-            document, tool call, pydantic object, or dict or list of those.
+            document, tool call, pydantic object, dataclass, scalar, or dict or list of those.
         stage: The stage of texts that have no role of their own. None: the direction is not known, and
             such a text becomes two steps, `input` and `output`.
         request: The request that an output answers, where the value itself does not hold it.
@@ -93,10 +96,52 @@ def steps_of(value: object, stage: Stage | None = None, request: str | None = No
         At least one step.
 
     Raises:
-        UnsupportedValueError: If any part of the value can't be read; says which.
+        UnsupportedValueError: If any part of the value can't be read; says which, and never its text.
     """
-    steps = list(_Lens(stage, request).read(value, "the value", 0))
+    return list(dict.fromkeys(_Lens(stage, request).read(value, "the value", 0, top=True)))
+
+
+def steps_of_stream(chunks: Sequence[Any], stage: Stage | None = None, request: str | None = None) -> list[Step]:
+    """The steps in a stream that was held whole: those of what its chunks add up to.
+
+    Args:
+        chunks: All chunks, in order.
+        stage: As for `steps_of`.
+        request: As for `steps_of`.
+
+    Returns:
+        At least one step, unless there are no chunks. Where chunks do not add up, each is read by itself, and
+        besides all their texts in one piece.
+
+    Raises:
+        UnsupportedValueError: If a chunk can't be read.
+    """
+    totals = _totals(list(chunks), 0)
+    steps = [step for total in totals for step in steps_of(total, stage, request)]
+    if len(totals) > 1:
+        for own in dict.fromkeys(step.stage for step in steps):
+            texts = [step.text for step in steps if step.stage == own]
+            context = next((step.context for step in steps if step.stage == own), None)
+            steps.append(Step(stage=own, text="".join(texts), context=context))
     return list(dict.fromkeys(steps))
+
+
+def whole(chunks: Sequence[Any]) -> Any:
+    """A stream as the one value that a chain takes: its sum, as LangChain adds, or its last chunk.
+
+    Args:
+        chunks: All chunks, in order.
+
+    Returns:
+        The value; None for an empty stream.
+    """
+    total = None
+    for chunk in chunks:
+        try:
+            total = chunk if total is None else total + chunk
+        except TypeError:
+            total = chunk
+    return total
 
 
 def request_of(value: object) -> str | None:
@@ -112,6 +157,9 @@ def request_of(value: object) -> str | None:
     return inputs[-1] if inputs else None
 
 
+# --- values
+
+
 class _Lens:
     """One reading of a value."""
 
@@ -119,167 +167,152 @@ class _Lens:
         self._stages: tuple[Stage, ...] = ("input", "output") if stage is None else (stage,)
         self._request = request
 
-    def read(self, value: object, at: str, depth: int) -> Iterator[Step]:
-        if depth > _DEEPEST:
-            raise UnsupportedValueError(f"{at}: nested more than {_DEEPEST} deep")
-        if isinstance(value, str):
-            yield from self._text(str(value))
-        elif isinstance(value, BaseMessage) or _is_message(value):
+    def read(self, value: object, at: str, depth: int, *, top: bool = False) -> Iterator[Step]:
+        """The steps of a value, or of a part that has a stage of its own."""
+        if isinstance(value, BaseMessage):
             yield from self._conversation([value], at)
+        elif isinstance(value, ImagePromptValue):
+            raise UnsupportedValueError(f"{at} is an image: the guard reads text, and passes nothing unread")
         elif isinstance(value, PromptValue):
             yield from self._conversation(value.to_messages(), at)
         elif isinstance(value, Document):
             yield _document(value, at)
         elif _is_call(value):
-            call = cast("Mapping[str, Any]", value)
-            yield _call(call["name"], call["args"], self._request, at)
-        elif isinstance(value, list | tuple | set | frozenset) and any(
-            isinstance(item, BaseMessage) or _is_message(item) for item in value
-        ):
-            yield from self._conversation(value, at)
-        elif isinstance(value, Mapping | BaseModel | list | tuple | set | frozenset):
-            yield from self._container(value, at, depth)
+            yield _call(value, self._request, at)
+        elif _is_talk(value, loose=top and "input" in self._stages):
+            yield from self._conversation(value if isinstance(value, list) else [value], at)
         else:
-            raise UnsupportedValueError(
-                f"{at} is a {type(value).__name__}, which the guard can't read; give it text, messages, documents, "
-                "tool calls, pydantic objects, or dicts and lists of those"
-            )
+            yield from self._data(value, at, depth)
 
-    def _text(self, text: str) -> Iterator[Step]:
-        for stage in self._stages:
-            yield Step(stage=stage, text=text, context=self._request if stage == "output" else None)
-
-    def _container(self, value: object, at: str, depth: int) -> Iterator[Step]:
+    def _data(self, value: object, at: str, depth: int) -> Iterator[Step]:
         """Texts without a role are one step; messages and documents among them are steps of their own."""
-        lines: list[str] = []
-        parts: list[tuple[object, str]] = []
-        found = _walk(value, "", at, depth, lines, parts)
-        for part, where in parts:
-            yield from self.read(part, where, depth + 1)
-        if found or not parts:
-            yield from self._text("\n".join(lines))
+        found = _Texts(apart=True)
+        found.walk(value, "", at, depth)
+        for part, where, deep in found.parts:
+            yield from self.read(part, where, deep)
+        if found.said or not found.parts:
+            for stage in self._stages:
+                context = self._request if stage == "output" else None
+                yield Step(stage=stage, text="\n".join(found.lines), context=context)
 
     def _conversation(self, items: Iterable[object], at: str) -> Iterator[Step]:
-        talk = _Talk(request=self._request)
-        system: list[BaseMessage] = []
+        request = self._request
+        system: list[str] = []
         judged = 0
         for number, item in enumerate(items):
-            message = _message(item, f"{at}[{number}]")
-            role = _role(message)
-            text = _content(message, f"{at}[{number}]")
-            if role == "system":
-                system.append(message)
-                talk = _Talk(system="\n".join(filter(None, [talk.system, text])), request=talk.request)
+            where = f"{at}[{number}]"
+            message = _message(item, where)
+            stage = _stage(message)
+            text, variants = _content(message, where)
+            if stage is None:
+                system.append(text)
                 continue
-            for step in _message_steps(message, role, text, talk, f"{at}[{number}]"):
+            context = "\n".join(system) or None if stage == "input" else request
+            for step in _message_steps(message, stage, variants, context, request, where):
                 judged += 1
                 yield step
-            if role == "input":
-                talk = _Talk(system=talk.system, request=text)
-        if not judged and system:
-            yield Step(stage="input", text=talk.system or "", origin=Origin(trust="operator", ids=_ids(*system)))
-        elif not judged:
-            raise UnsupportedValueError(f"{at} is an empty list of messages: there is nothing to judge")
+            if stage == "input":
+                request = text
+        if not judged:
+            yield Step(stage="input", text="\n".join(system), origin=Origin(trust="operator"))
 
 
-def _message_steps(message: BaseMessage, role: Stage, text: str, talk: _Talk, at: str) -> Iterator[Step]:
-    calls: list[Step] = []
-    if isinstance(message, AIMessage):
-        for call in message.tool_calls:
-            calls.append(_call(call["name"], call["args"], talk.request, at))
-        for broken in message.invalid_tool_calls:
-            calls.append(_call(broken["name"] or "", broken["args"] or "", talk.request, at))
-    blocks = message.content if isinstance(message.content, list) else []
-    for block in blocks:
-        if isinstance(block, dict) and block.get("type") in _CALLS:
-            given = block.get("input", block.get("args", block.get("arguments", block.get("partial_json", ""))))
-            calls.append(_call(str(block.get("name", "")), given, talk.request, at))
-    for key in ("tool_calls", "function_call"):
-        raw = message.additional_kwargs.get(key)
-        if raw and not (isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls)):
-            calls.append(_call("", raw, talk.request, at))
-    if text or not calls:
-        tool = ToolRef(name=message.name or "") if role == "tool_output" else None
-        yield Step(
-            stage=role,
-            text=text,
-            context=talk.system if role == "input" else talk.request,
-            tool=tool,
-            origin=Origin(trust=_TRUST.get(role, "third_party"), ids=_ids(message)),
-        )
-    yield from calls
+class _Texts:
+    """Keys and leaves of a value, a line each.
 
-
-_TRUST: dict[Stage, Trust] = {"input": "user", "output": "model"}
-
-
-def _content(message: BaseMessage, at: str) -> str:
-    """All text of a message but its tool calls, one line a part."""
-    blocks = [message.content] if isinstance(message.content, str) else message.content
-    lines = []
-    for block in blocks:
-        if isinstance(block, str):
-            lines.append(block)
-        elif block.get("type") in _MEDIA:
-            raise UnsupportedValueError(
-                f"{at} holds a block of type {block['type']!r}: the guard reads text, and passes nothing unread"
-            )
-        elif block.get("type") not in _CALLS:
-            for key, value in block.items():
-                if key not in _NOT_TEXT:
-                    _walk(value, "" if key == block.get("type") else key, at, 0, lines, None)
-    extra = {k: v for k, v in message.additional_kwargs.items() if k not in ("tool_calls", "function_call")}
-    _walk(extra, "", at, 0, lines, None)
-    if message.name and not isinstance(message, ToolMessage | FunctionMessage):
-        lines.append(f"name: {message.name}")
-    return "\n".join(lines)
-
-
-def _walk(
-    value: object, key: str, at: str, depth: int, lines: list[str], parts: list[tuple[object, str]] | None
-) -> bool:
-    """Collect keys and leaves as lines; put what has a stage of its own into `parts`, where that is allowed.
-
-    Returns whether there was any text: a key of a dict alone is none.
+    Args:
+        apart: Whether messages, documents and tool calls are set apart as `parts` instead.
+        media: Whether images and the like are data, not something that a model is shown.
     """
-    if depth > _DEEPEST:
-        raise UnsupportedValueError(f"{at}: nested more than {_DEEPEST} deep")
-    prefix = f"{key}: " if key else ""
-    if value is None:
-        return False
-    # Before str: an enum may be one too, and its value is what a model is shown.
-    if isinstance(value, enum.Enum):
-        return _walk(value.value, key, at, depth + 1, lines, parts)
-    if isinstance(value, str):
-        lines.append(f"{prefix}{value!s}")
+
+    def __init__(self, *, apart: bool = False, media: bool = True) -> None:
+        self.lines: list[str] = []
+        self.parts: list[tuple[object, str, int]] = []
+        self.said = False
+        self._apart = apart
+        self._media = media
+
+    def walk(self, value: object, key: str, at: str, depth: int) -> None:
+        """Read a value; `key` is the name it goes by in what is around it."""
+        if depth > _DEEPEST:
+            raise UnsupportedValueError(f"{at}: nested more than {_DEEPEST} deep")
+        if key and not _NAME.fullmatch(key):
+            self.said = True
+        # Before str and int: an enum may be one too, and its value is what a model is shown.
+        if isinstance(value, enum.Enum):
+            self.walk(value.value, key, at, depth + 1)
+        elif isinstance(value, str | PurePath | BaseException):
+            self._line(key, str(value))
+            self.said = True
+        elif value is None:
+            self._line(key, "")
+        elif _is_scalar(value):
+            self._line(key, str(value))
+        elif self._apart and (isinstance(value, BaseMessage | PromptValue | Document) or _is_call(value)):
+            self._line(key, "")
+            self.parts.append((value, at, depth + 1))
+        elif self._apart and _is_talk(value, loose=key == "messages"):
+            self._line(key, "")
+            self.parts.append((_Talk(value), at, depth + 1))
+        elif isinstance(value, list | tuple | set | frozenset):
+            if not value:
+                self._line(key, "")
+            for number, item in enumerate(value):
+                self.walk(item, key, f"{at}[{number}]", depth + 1)
+        else:
+            self._fields(value, key, at, depth)
+
+    def _fields(self, value: object, key: str, at: str, depth: int) -> None:
+        items = _items(value)
+        if items is None:
+            raise UnsupportedValueError(
+                f"{at} is a {type(value).__name__}, which the guard can't read; give it text, messages, documents, "
+                "tool calls, pydantic objects, dataclasses, or dicts and lists of those"
+            )
+        if not self._media:
+            _refuse_media(dict(items), at)
+        if key:
+            self._line(key, "")
+        for number, (name, item) in enumerate(items):
+            self.walk(item, name, f"{at}.{name if _NAME.fullmatch(name) else f'<key {number}>'}", depth + 1)
+
+    def _line(self, key: str, text: str) -> None:
+        if key or text:
+            self.lines.append(f"{key}: {text}" if key and text else key or text)
+
+
+class _Talk(list[object]):
+    """Messages that were found inside other data."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(value if isinstance(value, list | tuple) and not _is_loose_message(value) else [value])
+
+
+def _items(value: object) -> list[tuple[str, object]] | None:
+    """Names and values of everything in a dict, pydantic object or dataclass; None for anything else."""
+    if isinstance(value, Mapping):
+        return [(str(name), item) for name, item in value.items()]
+    if isinstance(value, BaseModel):
+        # Not model_dump(), which leaves out excluded fields, nor the object's own idea of iterating.
+        fields = list(BaseModel.__iter__(value))
+        return fields + [(name, getattr(value, name)) for name in type(value).model_computed_fields]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return None
+
+
+def _is_scalar(value: object) -> bool:
+    if isinstance(value, numbers.Number | uuid.UUID | datetime.date | datetime.time | datetime.timedelta):
         return True
-    if isinstance(value, int | float | decimal.Decimal | uuid.UUID | datetime.date | datetime.time):
-        lines.append(f"{prefix}{value}")
-        return False
-    if parts is not None and _has_stage(value):
-        parts.append((value, at))
-        return False
-    found = False
-    if isinstance(value, Mapping | BaseModel):
-        # Not model_dump(): it leaves out fields that are marked as excluded.
-        for name, item in value.items() if isinstance(value, Mapping) else value:
-            found |= _walk(item, str(name), f"{at}.{name}", depth + 1, lines, parts)
-        return found
-    if isinstance(value, list | tuple | set | frozenset):
-        for number, item in enumerate(value):
-            found |= _walk(item, key, f"{at}[{number}]", depth + 1, lines, parts)
-        return found
-    raise UnsupportedValueError(f"{at} is a {type(value).__name__}, which the guard can't read as text")
+    # NumPy's scalars, which re-rankers leave in metadata.
+    return type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0
 
 
-def _has_stage(value: object) -> bool:
-    if isinstance(value, BaseMessage | PromptValue | Document) or _is_message(value) or _is_call(value):
-        return True
-    return isinstance(value, list | tuple) and any(isinstance(item, BaseMessage) or _is_message(item) for item in value)
+# --- messages
 
 
-def _is_message(value: object) -> bool:
-    """Whether LangChain takes a value in a list of messages for a message, other than a plain str."""
+def _is_loose_message(value: object) -> bool:
+    """Whether LangChain takes a value in a list of messages for one, though it is no message object."""
     if isinstance(value, Mapping):
         role = value.get("role", value.get("type"))
         return isinstance(role, str) and role in _ROLES and "content" in value
@@ -288,26 +321,41 @@ def _is_message(value: object) -> bool:
     )
 
 
-def _is_call(value: object) -> bool:
-    return isinstance(value, Mapping) and value.get("type") == "tool_call" and "name" in value and "args" in value
-
-
-def _message(item: Any, at: str) -> BaseMessage:
-    if isinstance(item, BaseMessage):
-        return item
+def _is_talk(value: object, *, loose: bool) -> bool:
+    """Whether a value is a message or a list of them; `loose`: role dicts and tuples count, if they can be read."""
+    if isinstance(value, _Talk):
+        return True
+    if isinstance(value, list | tuple) and any(isinstance(item, BaseMessage) for item in value):
+        return True
+    if not loose:
+        return False
+    items = value if isinstance(value, list) else [value]
+    if not any(_is_loose_message(item) for item in items):
+        return False
     try:
-        return convert_to_messages([item])[0]
-    except (ValueError, NotImplementedError, TypeError, KeyError) as error:
-        raise UnsupportedValueError(f"{at} is no message: {error}") from error
+        return all(_coerced(item) for item in items)
+    except Exception:  # noqa: BLE001 - data that LangChain can't make a message of is data
+        return False
 
 
-def _role(message: BaseMessage) -> Any:
-    if isinstance(message, HumanMessage):
-        return "input"
+def _coerced(item: Any) -> BaseMessage:
+    return item if isinstance(item, BaseMessage) else convert_to_messages([item])[0]
+
+
+def _message(item: object, at: str) -> BaseMessage:
+    try:
+        return _coerced(item)
+    except Exception:  # noqa: BLE001 - whatever LangChain or pydantic raise
+        # Not LangChain's message: it shows the text.
+        raise UnsupportedValueError(f"{at} is a {type(item).__name__} among messages, but no message") from None
+
+
+def _stage(message: BaseMessage) -> Stage | None:
+    """The stage of a message's role; None for the operator's own."""
+    if isinstance(message, SystemMessage):
+        return None
     if isinstance(message, AIMessage):
         return "output"
-    if isinstance(message, SystemMessage):
-        return "system"
     if isinstance(message, ToolMessage | FunctionMessage):
         return "tool_output"
     if isinstance(message, ChatMessage):
@@ -315,47 +363,277 @@ def _role(message: BaseMessage) -> Any:
     return "input"
 
 
-def _document(document: Document, at: str) -> Step:
-    lines = [document.page_content]
-    _walk(document.metadata, "", f"{at}.metadata", 0, lines, None)
-    ids = (document.id,) if document.id else ()
-    return Step(stage="retrieval", text="\n".join(lines), origin=Origin(trust="third_party", ids=ids))
+def _content(message: BaseMessage, at: str) -> tuple[str, list[str]]:
+    """The text of a message but for its tool calls and results, and all the ways in which it may be put together.
+
+    LangChain's `.text` puts text blocks together without a space, providers show them apart: both are read.
+    """
+    found = _Texts(media=False)
+    texts: list[str] = []
+    for number, block in enumerate(_blocks(message)):
+        if isinstance(block, str):
+            texts.append(block)
+            found.lines.append(block)
+        elif block.get("type") == "text" and isinstance(block.get("text"), str):
+            texts.append(block["text"])
+            found.lines.append(block["text"])
+            _block_lines({k: v for k, v in block.items() if k != "text"}, found, f"{at}.content[{number}]")
+        elif not _is_call_block(block) and not _is_result_block(block):
+            _block_lines(block, found, f"{at}.content[{number}]")
+    extra = {k: v for k, v in message.additional_kwargs.items() if k not in ("tool_calls", "function_call") and v}
+    found.walk(extra, "", f"{at}.additional_kwargs", 0)
+    if message.name and not isinstance(message, ToolMessage | FunctionMessage):
+        found.lines.append(f"name: {message.name}")
+    text = "\n".join(found.lines)
+    return text, list(dict.fromkeys([text, "".join(texts)])) if len(texts) > 1 else [text]
 
 
-def _call(name: str, args: object, request: str | None, at: str) -> Step:
-    """A tool call: its name is the tool's, its keys and leaves are the text."""
-    lines: list[str] = []
-    _walk(args, "", f"{at}, arguments of {name!r}", 0, lines, None)
+def _blocks(message: BaseMessage) -> list[str | dict[str, Any]]:
+    return [message.content] if isinstance(message.content, str) else message.content
+
+
+def _block_lines(block: Mapping[str, Any], found: _Texts, at: str) -> None:
+    _refuse_media(block, at)
+    kind = block.get("type")
+    for key, value in block.items():
+        if key not in _NOT_TEXT and value is not None and value != []:
+            found.walk(value, "" if key == kind else key, f"{at}.{key}", 0)
+
+
+def _refuse_media(block: Mapping[str, Any], at: str) -> None:
+    kind = block.get("type")
+    if (isinstance(kind, str) and kind in _MEDIA) or any(block.get(key) for key in _MEDIA_KEYS):
+        raise UnsupportedValueError(
+            f"{at} is a block of media ({kind if isinstance(kind, str) and kind in _MEDIA else 'no text'}): "
+            "the guard reads text, and passes nothing unread"
+        )
+
+
+def _is_call_block(block: object) -> bool:
+    return isinstance(block, dict) and isinstance(block.get("type"), str) and block["type"] in _CALLS
+
+
+def _is_result_block(block: object) -> bool:
+    return isinstance(block, dict) and isinstance(block.get("type"), str) and block["type"].endswith(_RESULTS)
+
+
+def _message_steps(
+    message: BaseMessage, stage: Stage, texts: list[str], context: str | None, request: str | None, at: str
+) -> Iterator[Step]:
+    others = [*_calls(message, request, at), *_results(message, request, at)]
+    if any(texts) or not others:
+        tool = ToolRef(name=message.name or "") if stage == "tool_output" else None
+        ids = (message.id,) if message.id else ()
+        origin = Origin(trust=_TRUST.get(stage, "third_party"), ids=ids)
+        for text in texts:
+            yield Step(stage=stage, text=text, context=context, tool=tool, origin=origin)
+    yield from others
+
+
+def _calls(message: BaseMessage, request: str | None, at: str) -> Iterator[Step]:
+    """Every form in which a message carries tool calls; what says the same makes the same step."""
+    if isinstance(message, AIMessage):
+        for call in message.tool_calls:
+            yield _call(call, request, at)
+        for broken in message.invalid_tool_calls:
+            yield _call({"name": broken["name"], "args": broken["args"], "error": broken["error"]}, request, at)
+    if isinstance(message, AIMessageChunk):
+        pieces: dict[object, tuple[str, str]] = {}
+        for number, chunk in enumerate(message.tool_call_chunks):
+            key = number if chunk["index"] is None else f"index {chunk['index']}"
+            name, args = pieces.get(key, ("", ""))
+            pieces[key] = (name + (chunk["name"] or ""), args + (chunk["args"] or ""))
+        for name, args in pieces.values():
+            yield _call({"name": name, "args": _parsed(args)}, request, at)
+    for block in _blocks(message):
+        if _is_call_block(block):
+            yield _call(block, request, at)
+    raw = message.additional_kwargs.get("tool_calls") or []
+    for entry in [*(raw if isinstance(raw, list) else [raw]), message.additional_kwargs.get("function_call")]:
+        if entry:
+            yield _call(_flat(entry), request, at)
+
+
+def _flat(entry: object) -> dict[str, Any]:
+    """A provider's form of a call, `{"function": {"name", "arguments"}}`, as LangChain's."""
+    if not isinstance(entry, dict):
+        return {"args": entry}
+    function = entry.get("function", entry)
+    if not isinstance(function, dict):
+        return {"args": entry}
+    outside = (
+        {k: v for k, v in entry.items() if k not in ("function", "type", "id", "index")} if "function" in entry else {}
+    )
+    rest = {k: v for k, v in function.items() if k not in ("name", "arguments")}
+    return {"name": function.get("name"), "args": _parsed(function.get("arguments")), **rest, **outside}
+
+
+def _parsed(arguments: object) -> object:
+    """JSON as the arguments that it stands for, unless that would lose a part of the text."""
+    if not isinstance(arguments, str):
+        return arguments
+
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) != len(pairs):
+            raise ValueError
+        return dict(pairs)
+
+    try:
+        parsed = json.loads(arguments, object_pairs_hook=distinct)
+    except (ValueError, RecursionError):
+        return arguments
+    return parsed if isinstance(parsed, dict) else arguments
+
+
+def _is_call(value: object) -> bool:
+    return isinstance(value, Mapping) and value.get("type") == "tool_call" and "name" in value and "args" in value
+
+
+def _call(call: Any, request: str | None, at: str) -> Step:
+    """A tool call: its name is the tool's, all its other keys and leaves are the text."""
+    found = _Texts(media=True)
+    for key, value in call.items():
+        if key not in (*_NOT_TEXT, "name") and value not in (None, ""):
+            # What holds the arguments goes by many names; theirs count.
+            named = isinstance(value, Mapping | list) or key in ("args", "arguments", "input", "partial_json")
+            found.walk(value, "" if named else key, f"{at}, a tool call", 0)
+    name = call.get("name")
+    if name is not None and not isinstance(name, str):
+        found.walk(name, "name", f"{at}, a tool call", 0)
     return Step(
         stage="tool_input",
-        text="\n".join(lines),
+        text="\n".join(found.lines),
         context=request,
-        tool=ToolRef(name=name),
+        tool=ToolRef(name=name if isinstance(name, str) else ""),
         origin=Origin(trust="model"),
     )
 
 
-def _ids(*messages: BaseMessage) -> tuple[str, ...]:
-    return tuple(message.id for message in messages if message.id)
+def _results(message: BaseMessage, request: str | None, at: str) -> Iterator[Step]:
+    """Results of tools inside other messages: third-party text, whatever the message's role."""
+    for number, block in enumerate(_blocks(message)):
+        if isinstance(block, dict) and _is_result_block(block):
+            found = _Texts(media=False)
+            _block_lines(block, found, f"{at}.content[{number}]")
+            name = block.get("name")
+            yield Step(
+                stage="tool_output",
+                text="\n".join(found.lines),
+                context=request,
+                tool=ToolRef(name=name if isinstance(name, str) else ""),
+                origin=Origin(trust="third_party"),
+            )
 
 
-def merged(chunks: Sequence[Any]) -> list[Any]:
-    """Put the chunks of a stream together for reading.
+def _document(document: Document, at: str) -> Step:
+    found = _Texts()
+    found.walk(document.metadata, "", f"{at}.metadata", 0)
+    ids = (document.id,) if document.id else ()
+    text = "\n".join([document.page_content, *found.lines])
+    return Step(stage="retrieval", text=text, origin=Origin(trust="third_party", ids=ids))
 
-    Args:
-        chunks: All chunks, in order.
 
-    Returns:
-        One value where chunks of this kind add up to one (text, message chunks, LangChain's addable
-        dicts); else the chunks as they are, each to be read by itself.
-    """
-    kinds = (str, BaseMessageChunk, AddableDict)
-    if len(chunks) > 1 and any(all(isinstance(chunk, kind) for chunk in chunks) for kind in kinds):
-        total = chunks[0]
-        try:
-            for chunk in chunks[1:]:
-                total = total + chunk
-        except TypeError:
-            return list(chunks)
-        return [total]
-    return list(chunks)
+# --- streams
+
+
+def _totals(chunks: list[Any], depth: int) -> list[Any]:
+    """What chunks add up to: one value, or several where they are of several kinds."""
+    if len(chunks) < 2 or depth > _DEEPEST:
+        return chunks
+    if any(isinstance(chunk, tuple) for chunk in chunks):
+        apart = [_unwrapped(chunk) for chunk in chunks]
+        if all(wrap is not None for wrap, _ in apart):
+            return [
+                t
+                for own in _by(apart, lambda pair: pair[0])
+                for t in _totals([payload for _, payload in own], depth + 1)
+            ]
+    if all(isinstance(chunk, str) for chunk in chunks):
+        return ["".join(chunks)]
+    if all(isinstance(chunk, BaseMessageChunk) for chunk in chunks):
+        return [_message_total(own) for own in _by(chunks, _same_message)]
+    if all(_grows(a, b, 0) for a, b in itertools.pairwise(chunks)):
+        return chunks[-1:]
+    if all(isinstance(chunk, list) for chunk in chunks):
+        return [[item for chunk in chunks for item in chunk]]
+    if all(isinstance(chunk, Mapping) for chunk in chunks):
+        keys = list(dict.fromkeys(key for chunk in chunks for key in chunk))
+        by_key = {key: _totals([chunk[key] for chunk in chunks if key in chunk], depth + 1) for key in keys}
+        return [{key: totals[0] if len(totals) == 1 else totals for key, totals in by_key.items()}]
+    kinds = _by(
+        chunks, lambda chunk: (isinstance(chunk, BaseMessage), isinstance(chunk, str), isinstance(chunk, Mapping))
+    )
+    return [total for own in kinds for total in _totals(own, depth + 1)] if len(kinds) > 1 else chunks
+
+
+def _by(items: Sequence[Any], key: Callable[[Any], object]) -> list[list[Any]]:
+    """Items in groups of the same key, in the order of each group's first one."""
+    groups: dict[object, list[Any]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())
+
+
+def _unwrapped(chunk: Any) -> tuple[object, Any]:
+    """What a graph's stream says about a chunk, and the chunk: (message, metadata), (mode, …), (namespace, mode, …)."""
+    if (
+        isinstance(chunk, tuple)
+        and len(chunk) == 2
+        and isinstance(chunk[0], BaseMessage)
+        and isinstance(chunk[1], Mapping)
+    ):
+        return "message", chunk[0]
+    if isinstance(chunk, tuple) and len(chunk) == 2 and isinstance(chunk[0], str):
+        wrap, payload = _unwrapped(chunk[1])
+        return (chunk[0], wrap), payload
+    if isinstance(chunk, tuple) and len(chunk) >= 2 and isinstance(chunk[0], tuple):
+        wrap, payload = _unwrapped(chunk[1:] if len(chunk) > 2 else chunk[1])
+        return (chunk[0], wrap), payload
+    return (None, chunk) if isinstance(chunk, tuple) else ("plain", chunk)
+
+
+def _same_message(chunk: BaseMessageChunk) -> object:
+    return type(chunk), getattr(chunk, "role", None), getattr(chunk, "tool_call_id", None)
+
+
+def _message_total(chunks: list[Any]) -> Any:
+    """The sum of chunks; where their metadata do not add up, without them."""
+    try:
+        return _sum(chunks)
+    except (TypeError, ValueError):
+        return _sum(
+            [chunk.model_copy(update={"response_metadata": {}, "additional_kwargs": _texts(chunk)}) for chunk in chunks]
+        )
+
+
+def _texts(chunk: BaseMessageChunk) -> dict[str, Any]:
+    """Additional arguments in a form that always adds up: one text."""
+    found = _Texts()
+    found.walk({k: v for k, v in chunk.additional_kwargs.items() if v}, "", "a chunk", 0)
+    return {"texts": "\n".join(found.lines)} if found.lines else {}
+
+
+def _sum(chunks: list[Any]) -> Any:
+    total = chunks[0]
+    for chunk in chunks[1:]:
+        total = total + chunk
+    return total
+
+
+def _grows(before: Any, after: Any, depth: int) -> bool:
+    """Whether all that was in one chunk is in the next one, as parsers stream a growing object."""
+    if depth > _DEEPEST:
+        return False
+    if before is None or before is after:
+        return True
+    if isinstance(before, str) and isinstance(after, str):
+        return after.startswith(before)
+    if isinstance(before, list) and isinstance(after, list):
+        pairs = zip(before, after, strict=False)
+        return len(before) <= len(after) and all(_grows(a, b, depth + 1) for a, b in pairs)
+    old, new = _items(before), _items(after)
+    if old is not None and new is not None and not isinstance(before, BaseMessage):
+        fields = dict(new)
+        return all(name in fields and _grows(item, fields[name], depth + 1) for name, item in old)
+    # A number's digits come one by one.
+    return _is_scalar(before) and _is_scalar(after) and str(after).startswith(str(before))

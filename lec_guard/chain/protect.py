@@ -14,8 +14,8 @@ from langchain_core.runnables.utils import ConfigurableFieldSpec
 from pydantic import BaseModel
 
 from lec_guard.chain.base import BatchRunnable, given
-from lec_guard.chain.messages import request_of
-from lec_guard.chain.runnable import Chunks, GuardRunnable
+from lec_guard.chain.messages import request_of, whole
+from lec_guard.chain.runnable import GuardRunnable, Stream
 from lec_guard.errors import GuardBlocked, LecGuardError
 from lec_guard.step import Verdict
 
@@ -124,7 +124,7 @@ class ProtectedRunnable(BatchRunnable):
     def _transform(
         self, chunks: Iterator[Any], run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> Iterator[Any]:
-        request = Chunks(list(chunks)).whole()
+        request = whole(list(chunks))
         view = self.guard.input
         [result] = self._after_input([request], view.judge(view.plan([request], [config]), [run_manager], [config]))
         if result is not _OPEN:
@@ -133,7 +133,7 @@ class ProtectedRunnable(BatchRunnable):
         held = list(self.chain.stream(request, config, **kwargs))
         if held:
             view = self.guard.output
-            plan = view.plan([Chunks(held)], [config], [request_of(request)])
+            plan = view.plan([Stream(held)], [config], [request_of(request)])
             [verdict] = view.judge(plan, [run_manager], [config])
             held = self._after_stream(request, held, verdict)
         yield from held
@@ -145,7 +145,7 @@ class ProtectedRunnable(BatchRunnable):
         config: RunnableConfig,
         **kwargs: Any,
     ) -> AsyncIterator[Any]:
-        request = Chunks([chunk async for chunk in chunks]).whole()
+        request = whole([chunk async for chunk in chunks])
         view = self.guard.input
         verdicts = await view.ajudge(view.plan([request], [config]), [run_manager], [config])
         [result] = self._after_input([request], verdicts)
@@ -155,7 +155,7 @@ class ProtectedRunnable(BatchRunnable):
         held = [chunk async for chunk in self.chain.astream(request, config, **kwargs)]
         if held:
             view = self.guard.output
-            plan = view.plan([Chunks(held)], [config], [request_of(request)])
+            plan = view.plan([Stream(held)], [config], [request_of(request)])
             [verdict] = await view.ajudge(plan, [run_manager], [config])
             held = self._after_stream(request, held, verdict)
         for chunk in held:
@@ -191,7 +191,17 @@ class ProtectedRunnable(BatchRunnable):
             raise verdict
         if not verdict.blocked:
             return held
-        return [_chunk(given(self._refuse(verdict, request, held[-1])))]
+        return [self._refused_chunk(verdict, request, held[-1])]
+
+    def _refused_chunk(self, verdict: Verdict, request: Any, last: Any) -> Any:
+        """The refusal in the form of a stream's last chunk: of a chain, or of a graph in any of its modes."""
+        if isinstance(last, tuple) and len(last) == 2 and isinstance(last[0], BaseMessage):
+            return _chunk(given(self._refuse(verdict, request, last[0]))), last[1]
+        if isinstance(last, tuple) and len(last) >= 2:
+            return (*last[:-1], self._refused_chunk(verdict, request, last[-1]))
+        if isinstance(last, Mapping) and len(last) == 1 and _has_messages(update := next(iter(last.values()))):
+            return {next(iter(last)): {**update, "messages": [given(self._refuse(verdict, None, AIMessage("")))]}}
+        return _chunk(given(self._refuse(verdict, request, last)))
 
     def _refuse(self, verdict: Verdict, request: Any, answer: Any) -> Any:
         """The refusal in the type of the chain's answers, or `GuardBlocked` where a message has no place."""
@@ -207,7 +217,8 @@ class ProtectedRunnable(BatchRunnable):
             response_metadata={"lec_guard": {"action": verdict.action, "stage": verdict.stage, "rule": verdict.rule}},
         )
         if _has_messages(request) and (kind is object or issubclass(kind, Mapping)):
-            return {**request, "messages": [*request["messages"], told]}
+            before = request["messages"]
+            return {**request, "messages": [*(before if isinstance(before, list) else [before]), told]}
         if kind is object or issubclass(kind, BaseMessage):
             return told
         return GuardBlocked(verdict)
@@ -232,7 +243,7 @@ def _fill(results: list[Any], places: Sequence[int], answers: Sequence[Any]) -> 
 
 
 def _has_messages(request: object) -> bool:
-    return isinstance(request, Mapping) and isinstance(request.get("messages"), list)
+    return isinstance(request, Mapping) and isinstance(request.get("messages"), list | str | BaseMessage)
 
 
 def _output_class(chain: Runnable[Any, Any]) -> type:

@@ -17,7 +17,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.utils import ConfigurableFieldSpec
 
 from lec_guard.chain.base import BatchRunnable, given
-from lec_guard.chain.messages import merged, steps_of
+from lec_guard.chain.messages import steps_of, steps_of_stream
 from lec_guard.detect.detector import Detector
 from lec_guard.errors import GuardBlocked, LecGuardError, TenantMismatch
 from lec_guard.guard import Guard
@@ -73,7 +73,8 @@ class GuardRunnable(BatchRunnable):
 
     `batch` is one call of the detector. A chunk of a stream is held back until the whole stream was judged.
     What can't pass is raised: `GuardBlocked`, `UnsupportedValueError`, `TenantMismatch`, `PolicyError` (an
-    unknown tenant) or `DetectorError`.
+    unknown tenant) or `DetectorError`. A caller's keywords (a chain gives them to its first step, whatever that
+    is) are not used, and `tenant` or `stage` among them is a TypeError.
 
     Attributes:
         guard: What judges.
@@ -210,7 +211,7 @@ class GuardRunnable(BatchRunnable):
         """Read values into steps.
 
         Args:
-            values: What passes; a stream that was held whole is given as `Chunks`.
+            values: What passes; a stream that was held whole is given as `Stream`.
             configs: The config of each value's run.
             requests: The request that each value answers, where it is known.
 
@@ -222,8 +223,10 @@ class GuardRunnable(BatchRunnable):
             try:
                 tenant = self.tenant_of(config)
                 request = requests[at] if requests else None
-                parts = value.parts if isinstance(value, Chunks) else [value]
-                steps = [step for part in parts for step in steps_of(part, self.stage, request)]
+                if isinstance(value, Stream):
+                    steps = steps_of_stream(value.chunks, self.stage, request)
+                else:
+                    steps = steps_of(value, self.stage, request)
             except LecGuardError as error:
                 plan.errors[at] = error
                 steps = []
@@ -267,8 +270,9 @@ class GuardRunnable(BatchRunnable):
         values: list[Any],
         run_manager: list[CallbackManagerForChainRun],
         config: list[RunnableConfig],
-        **kwargs: Any,  # noqa: ARG002 - a chain gives the caller's to its first step, whatever that is
+        **kwargs: Any,
     ) -> list[Any]:
+        _refuse_keywords(self.tenant_key, kwargs)
         return _results(values, self.judge(self.plan(values, config), run_manager, config))
 
     async def _abatch(
@@ -276,8 +280,9 @@ class GuardRunnable(BatchRunnable):
         values: list[Any],
         run_manager: list[AsyncCallbackManagerForChainRun],
         config: list[RunnableConfig],
-        **kwargs: Any,  # noqa: ARG002
+        **kwargs: Any,
     ) -> list[Any]:
+        _refuse_keywords(self.tenant_key, kwargs)
         return _results(values, await self.ajudge(self.plan(values, config), run_manager, config))
 
     def _transform(
@@ -285,11 +290,12 @@ class GuardRunnable(BatchRunnable):
         chunks: Iterator[Any],
         run_manager: CallbackManagerForChainRun,
         config: RunnableConfig,
-        **kwargs: Any,  # noqa: ARG002
+        **kwargs: Any,
     ) -> Iterator[Any]:
+        _refuse_keywords(self.tenant_key, kwargs)
         held = list(chunks)
         if held:
-            plan = self.plan([Chunks(held)], [config])
+            plan = self.plan([Stream(held)], [config])
             given(_results([held], self.judge(plan, [run_manager], [config]))[0])
         yield from held
 
@@ -298,33 +304,36 @@ class GuardRunnable(BatchRunnable):
         chunks: AsyncIterator[Any],
         run_manager: AsyncCallbackManagerForChainRun,
         config: RunnableConfig,
-        **kwargs: Any,  # noqa: ARG002
+        **kwargs: Any,
     ) -> AsyncIterator[Any]:
+        _refuse_keywords(self.tenant_key, kwargs)
         held = [chunk async for chunk in chunks]
         if held:
-            plan = self.plan([Chunks(held)], [config])
+            plan = self.plan([Stream(held)], [config])
             given(_results([held], await self.ajudge(plan, [run_manager], [config]))[0])
         for chunk in held:
             yield chunk
 
 
-class Chunks:
+@dataclass(frozen=True, slots=True)
+class Stream:
     """A stream that was held whole, for `GuardRunnable.plan`.
 
-    Args:
+    Attributes:
         chunks: All of its chunks.
     """
 
-    def __init__(self, chunks: Sequence[Any]) -> None:
-        self.parts = merged(chunks)
+    chunks: list[Any]
 
-    def whole(self) -> Any:
-        """The stream as the one value that a chain takes: its sum, or its last chunk where chunks don't add up.
 
-        Returns:
-            The value; None for an empty stream.
-        """
-        return self.parts[-1] if self.parts else None
+def _refuse_keywords(tenant_key: str, keywords: dict[str, Any]) -> None:
+    """A tenant or stage in the wrong place would be a check by the wrong policy."""
+    for key in (tenant_key, "stage"):
+        if key in keywords:
+            raise TypeError(
+                f"{key!r} is no keyword of this call: a tenant goes into config['configurable']['{tenant_key}'] or "
+                "guard.for_tenant(...), a stage into guard.at(...)"
+            )
 
 
 def _events(result: list[Verdict] | LecGuardError, manager: _Manager) -> list[dict[str, Any]]:

@@ -151,8 +151,13 @@ class _Folder:
                 raise PolicyError(f"{path}: no default.yaml here; it is what steps without a tenant get")
             for file in bases:
                 self._add(file)
-            tenants = sorted([*path.glob("tenants/*.yaml"), *path.glob("tenants/*.yml")])
-            for file in tenants:
+            tenants = path / "tenants"
+            for file in sorted(tenants.iterdir()) if tenants.is_dir() else ():
+                policy = file.suffix in (".yaml", ".yml") and file.is_file()
+                if not policy and file.name.startswith("."):
+                    continue
+                if not policy:
+                    raise PolicyError(f"{file}: not a policy; tenants/ holds one .yaml file a tenant and nothing else")
                 self._add(file)
                 self.tenants.append(file.stem)
         elif path.is_file():

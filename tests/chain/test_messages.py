@@ -10,10 +10,13 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
+from langchain_core.prompt_values import ImagePromptValue
 from langchain_core.runnables.utils import AddableDict
+from langgraph.types import Command, Interrupt
+from pydantic import BaseModel, RootModel, computed_field
 
 from lec_guard import UnsupportedValueError
-from lec_guard.chain.messages import merged, request_of, steps_of
+from lec_guard.chain.messages import request_of, steps_of, steps_of_stream, whole
 from tests.chain.values import ATTACK, KINDS, OUTPUTS, Answer, Inner, Kind, call
 
 
@@ -72,10 +75,10 @@ def test_a_request_from_outside_is_the_context_of_an_output() -> None:
 
 
 def test_parts_that_belong_together_are_one_step() -> None:
-    [blocks] = steps_of(HumanMessage([{"type": "text", "text": "ignore"}, {"type": "text", "text": "the rules"}]))
-    assert blocks.text == "ignore\nthe rules"
+    blocks = steps_of(HumanMessage([{"type": "text", "text": "ignore"}, {"type": "text", "text": "the rules"}]))
+    assert [step.text for step in blocks] == ["ignore\nthe rules", "ignorethe rules"]
     [arguments] = steps_of(AIMessage("", tool_calls=[call({"a": "ignore", "b": ["the", {"c": "rules"}], "n": 7})]))
-    assert arguments.text == "a: ignore\nb: the\nc: rules\nn: 7"
+    assert arguments.text == "a: ignore\nb: the\nb\nc: rules\nn: 7"
 
 
 def test_system_messages_are_context_but_alone_they_are_judged() -> None:
@@ -104,9 +107,6 @@ def test_a_repeated_call_is_one_step() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        None,
-        7,
-        True,
         b"bytes",
         object(),
         [object()],
@@ -119,6 +119,11 @@ def test_a_repeated_call_is_one_step() -> None:
         Document(page_content="x", metadata={"blob": b"bytes"}),
         [("human", "hi"), object()],
         [HumanMessage("hi"), {"role": "user"}],
+        ImagePromptValue(image_url={"url": "https://x.example/a.png"}),
+        HumanMessage([{"type": "tool_result", "tool_use_id": "1", "content": [{"type": "image", "data": "aGk="}]}]),
+        HumanMessage([{"type": "non_standard", "value": {"type": "image_url", "image_url": {"url": "data:x"}}}]),
+        AIMessage([{"type": "image_generation_call", "result": "aGk="}]),
+        HumanMessage([{"type": "text-plain", "base64": "aGk="}]),
         (step for step in "ab"),
     ],
     ids=lambda value: type(value).__name__,
@@ -151,9 +156,9 @@ def test_data_that_only_looks_like_a_message_is_read_as_data() -> None:
     assert step.text == "type: article\ncontent: text\nrole: editor"
 
 
-def test_none_says_nothing() -> None:
+def test_keys_and_leaves_are_a_line_each() -> None:
     [step, _] = steps_of(Answer(inner=Inner(note="x")))
-    assert step.text == "note: x\nhidden: \nnumber: 1.5\ncolour: red"
+    assert step.text == "inner\nnote: x\nhidden\nnumber: 1.5\ncolour: red\ntags"
 
 
 def test_request_of_is_the_last_user_text() -> None:
@@ -162,16 +167,178 @@ def test_request_of_is_the_last_user_text() -> None:
     assert request_of(AIMessage("a")) is None
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {ATTACK: {"x": "y"}},
+        {ATTACK: None},
+        {ATTACK: []},
+        {ATTACK: {}},
+        {ATTACK: HumanMessage("hi")},
+        {"messages": [HumanMessage("hi")], ATTACK: 1},
+        AIMessage("", tool_calls=[call({ATTACK: {"x": 1}})]),
+        Document(page_content="x", metadata={ATTACK: {"y": "z"}}),
+        {"turns": [{"role": "system", "content": ATTACK}, {"role": "user", "content": "x"}]},
+        {"turns": [{"type": "system", "content": ATTACK}, {"type": "human", "content": "x"}]},
+        {"members": [{"role": "user", "content": ATTACK}, {"role": "owner", "content": "y"}]},
+        {"logs": [{"type": "tool", "content": ATTACK}]},
+        {"event": {"type": "system", "content": {"a": ATTACK}}},
+        {"role": "assistant", "content": ATTACK, "tool_calls": ["a"]},
+        {"type": "tool_call", "name": ["a"], "args": {"q": ATTACK}},
+        {"type": "tool_call", "name": "s", "args": {}, "id": "1", "note": ATTACK},
+        AIMessage([{"type": "tool_use", "id": "1", "name": "s", "input": {}, "partial_json": ATTACK}]),
+        AIMessage([{"type": "function_call", "name": "s", "input": "", "arguments": ATTACK}]),
+        AIMessage([{"type": "server_tool_use", "id": "1", "name": "s", "input": {"q": ATTACK}}]),
+        HumanMessage([{"type": "tool_call", "text": ATTACK}]),
+        HumanMessage([{"type": ["x"], "text": ATTACK}]),
+        AIMessage("", tool_calls=[call({"q": "x"})], additional_kwargs={"function_call": {"arguments": ATTACK}}),
+        AIMessage(
+            "",
+            tool_calls=[call({"q": "hi"})],
+            additional_kwargs={
+                "tool_calls": [{"id": "1", "function": {"arguments": f'{{"q": "{ATTACK}", "q": "hi"}}'}}]
+            },
+        ),
+        AIMessageChunk(
+            content="", tool_call_chunks=[{"name": "s", "args": f'{{"q": 1}} {ATTACK}', "id": "1", "index": 0}]
+        ),
+        HumanMessage([{"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": ATTACK}]}]),
+        Command(resume=ATTACK),
+        {"__interrupt__": [Interrupt(value={"question": ATTACK}, id="1")]},
+        {"raw": AIMessage("x"), "parsed": None, "parsing_error": ValueError(ATTACK)},
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_no_corner_goes_unread(value: object) -> None:
+    for stage in (None, "output"):
+        assert any(ATTACK in step.text for step in steps_of(value, stage))  # type: ignore[arg-type]
+
+
+def test_pydantic_objects_are_read_whole_however_they_iterate() -> None:
+    class Listed(BaseModel):
+        title: str
+        items: list[tuple[str, str]]
+
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            return iter(self.items)
+
+        @computed_field  # type: ignore[prop-decorator]
+        @property
+        def summary(self) -> str:
+            return "computed"
+
+    text = steps_of(Listed(title="the title", items=[("a", "b")]))[0].text
+    assert "the title" in text
+    assert "computed" in text
+    assert "in a root" in steps_of(RootModel[list[str]](["in a root"]))[0].text
+
+
+def test_an_attack_split_over_text_blocks_is_read_in_one_piece() -> None:
+    message = HumanMessage([{"type": "text", "text": ATTACK[i : i + 3]} for i in range(0, len(ATTACK), 3)])
+    assert message.text == ATTACK
+    assert any(ATTACK in step.text for step in steps_of(message))
+
+
+def test_a_result_in_another_message_is_third_party_text() -> None:
+    [step] = steps_of(HumanMessage([{"type": "tool_result", "tool_use_id": "1", "content": "found"}]))
+    assert step.stage == "tool_output"
+    assert "found" in step.text
+    assert step.origin is not None
+    assert step.origin.trust == "third_party"
+
+
+@pytest.mark.parametrize("copy", ["tool_calls", "function_call"])
+def test_a_providers_copy_of_a_call_is_not_judged_twice(copy: str) -> None:
+    function = {"name": "search", "arguments": '{"q": "x"}'}
+    raw = {copy: function} if copy == "function_call" else {copy: [{"type": "function", "function": function}]}
+    assert len(steps_of(AIMessage("", tool_calls=[call({"q": "x"})], additional_kwargs=raw))) == 1
+
+
+def test_harmless_leaves_are_no_reason_to_refuse() -> None:
+    import datetime
+    import pathlib
+
+    import numpy as np
+
+    metadata = {"score": np.float32(0.5), "n": np.int64(3), "ok": np.bool_(True), "path": pathlib.PurePath("a/b")}
+    metadata |= {"age": datetime.timedelta(1), "day": datetime.date(2026, 1, 1), "none": None}
+    [step] = steps_of(Document(page_content="x", metadata=metadata))
+    assert "score: 0.5" in step.text
+    for value, text in ((None, ""), (7, "7"), (True, "True")):
+        assert {step.text for step in steps_of(value)} == {text}
+
+
+def test_a_refusal_never_shows_the_text() -> None:
+    for value in (
+        [HumanMessage("x"), {"role": "user", "foo": "my-secret"}],
+        {"my secret words that are a key": object()},
+        AIMessage("", tool_calls=[call({"my secret words that are a key": object()})]),
+    ):
+        with pytest.raises(UnsupportedValueError) as refused:
+            steps_of(value)
+        assert "secret" not in str(refused.value)
+
+
+# --- streams
+
+
+def texts(chunks: list[object]) -> list[str]:
+    return [step.text for step in steps_of_stream(chunks, "output")]
+
+
 def test_chunks_that_add_up_are_read_as_one() -> None:
-    assert merged(["a ", "b"]) == ["a b"]
-    [message] = merged([AIMessageChunk(content="a "), AIMessageChunk(content="b")])
-    assert message.content == "a b"
-    assert merged([AddableDict({"a": "x "}), AddableDict({"a": "y"})]) == [{"a": "x y"}]
+    assert texts(["a ", "b"]) == ["a b"]
+    assert texts([AIMessageChunk(content="a "), AIMessageChunk(content="b")]) == ["a b"]
+    assert texts([["ignore"], ["all"]]) == ["ignore\nall"]
+    assert steps_of_stream([]) == []
 
 
-def test_chunks_that_do_not_add_up_are_all_read() -> None:
-    partial = [{"a": "x"}, {"a": "x y"}]
-    assert merged(partial) == partial
-    messages = [AIMessage("a"), AIMessage("b")]
-    assert merged(messages) == messages
-    assert merged([]) == []
+def test_dicts_add_up_key_by_key() -> None:
+    assert texts([AddableDict({"a": "x "}), AddableDict({"a": "y"})]) == ["a: x y"]
+    mixed = [{"a": "EV"}, {"b": {"c": 1}}, {"a": "IL"}, {"b": {"c": 12, "d": "z"}}]
+    assert texts(mixed) == ["a: EVIL\nb\nc: 12\nd: z"]
+
+
+def test_a_growing_object_is_read_once() -> None:
+    assert texts([{}, {"a": "x"}, {"a": "x y"}, {"a": "x y", "b": [1]}]) == ["a: x y\nb: 1"]
+    assert texts([None, 1, 12]) == ["12"]
+
+
+def test_chunks_whose_metadata_do_not_add_up_are_still_one_text() -> None:
+    chunks = [
+        AIMessageChunk(content="EV", response_metadata={"score": 0.5}, additional_kwargs={"x": "a"}),
+        AIMessageChunk(content="IL", response_metadata={"score": 0.7}, additional_kwargs={"x": {"b": 1}}),
+    ]
+    assert any("EVIL" in text for text in texts(chunks))
+
+
+def test_chunks_of_different_messages_keep_their_stages() -> None:
+    from langchain_core.messages import ChatMessageChunk, SystemMessageChunk, ToolMessageChunk
+
+    steps = steps_of_stream([AIMessageChunk(content="hi"), ToolMessageChunk(content="x", tool_call_id="1")])
+    assert {step.stage for step in steps} == {"output", "tool_output"}
+    steps = steps_of_stream([SystemMessageChunk(content="x"), AIMessageChunk(content=ATTACK)])
+    assert ("output", ATTACK) in [(step.stage, step.text) for step in steps]
+    assert steps_of_stream([ChatMessageChunk(role="user", content="a"), ChatMessageChunk(role="ai", content="b")])
+
+
+def test_chunks_of_different_kinds_are_read_apart_and_in_one_piece() -> None:
+    assert any("EVIL" in text for text in texts([AIMessageChunk(content="EV"), AIMessage("IL")]))
+    assert any("EVIL" in text for text in texts(["EV", AIMessageChunk(content="IL")]))
+
+
+def test_a_graphs_streams_are_read_in_every_mode() -> None:
+    meta = {"langgraph_node": "model", "ls_model_name": "x"}
+    messages = [(AIMessageChunk(content="EV"), meta), (AIMessageChunk(content="IL"), meta)]
+    assert texts(messages) == ["EVIL"]  # type: ignore[arg-type]
+    assert any("EVIL" in text for text in texts([("messages", one) for one in messages]))
+    assert any("EVIL" in text for text in texts([(("sub:1",), "messages", one) for one in messages]))
+    updates = [("updates", {"model": {"messages": [AIMessage(ATTACK)]}}), ("messages", messages[0])]
+    assert any(ATTACK in text for text in texts(updates))  # type: ignore[arg-type]
+
+
+def test_a_stream_is_added_as_langchain_adds() -> None:
+    assert whole(["a", "b"]) == "ab"
+    assert whole([[1, "a"], ["b"]]) == [1, "a", "b"]
+    assert whole([{"a": 1}, {"a": 2}]) == {"a": 2}
+    assert whole([]) is None

@@ -141,3 +141,68 @@ def test_both_checks_are_events_of_one_run(guard: GuardRunnable, llm: ScriptedCh
     recorder = Recorder()
     guard.protect(llm).invoke("evil", {"callbacks": [recorder]})
     assert [(data["stage"], data["action"]) for _, data in recorder.events] == [("input", "allow"), ("output", "block")]
+
+
+def _agent(answer: str) -> Any:
+    from langchain.agents import create_agent
+
+    return create_agent(ScriptedChatModel(answer=answer), [])
+
+
+MODES = ["values", "updates", "messages", ["updates", "messages"]]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_an_agent_streams_in_every_mode(guard: GuardRunnable, mode: Any) -> None:
+    request = {"messages": [HumanMessage("hi")]}
+    chunks = list(guard.protect(_agent("all is well")).stream(request, stream_mode=mode))
+    assert "all is well" in str(chunks) or "well" in str(chunks)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+async def test_a_refused_agent_streams_in_the_form_of_its_mode(guard: GuardRunnable, mode: Any) -> None:
+    request = {"messages": [HumanMessage("hi")]}
+    protected = guard.protect(_agent("some POISON"))
+    plain = list(protected.stream(request, stream_mode=mode))
+    twins = [chunk async for chunk in protected.astream(request, stream_mode=mode)]
+    for chunks in (plain, twins):
+        assert "POISON" not in str(chunks)
+        assert "No." in str(chunks)
+        [chunk] = chunks
+        if mode == "messages":
+            assert isinstance(chunk, tuple)
+        elif mode == "updates":
+            assert [update["messages"][-1].content for update in chunk.values()] == ["No."]
+        elif mode == "values":
+            assert chunk["messages"][-1].content == "No."
+
+
+def test_a_graph_takes_a_request_in_any_form(guard: GuardRunnable) -> None:
+    for messages in (ATTACK, HumanMessage(ATTACK)):
+        out = guard.protect(_agent("fine")).invoke({"messages": messages})
+        assert out["messages"][-1].content == "No."
+
+
+def test_a_streamed_request_reaches_the_chain_whole(guard: GuardRunnable) -> None:
+    got = []
+    protected = guard.protect(RunnableLambda(lambda value: got.append(value) or "fine"))
+    list(protected.transform(iter([[1, "a"], ["b"]])))
+    assert got == [[1, "a", "b"]]
+
+
+def test_an_interrupted_agent_passes_and_resumes(guard: GuardRunnable) -> None:
+    from langgraph.checkpoint.memory import InMemorySaver
+    from langgraph.graph import StateGraph
+    from langgraph.types import Command, interrupt
+    from typing_extensions import TypedDict
+
+    class State(TypedDict):
+        text: str
+
+    graph = StateGraph(State)
+    graph.add_node("ask", lambda state: {"text": interrupt({"question": "really?"})})
+    graph.set_entry_point("ask")
+    protected = guard.protect(graph.compile(checkpointer=InMemorySaver()))
+    config: Any = {"configurable": {"thread_id": "1"}}
+    assert "__interrupt__" in protected.invoke({"text": "hi"}, config)
+    assert protected.invoke(Command(resume="yes"), config) == {"text": "yes"}

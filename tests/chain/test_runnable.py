@@ -11,7 +11,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.output_parsers import JsonOutputParser, StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import RunnableGenerator, RunnableLambda
+from langchain_core.runnables import RunnableGenerator, RunnableLambda, RunnableParallel
 
 from lec_guard import (
     GuardBlocked,
@@ -148,6 +148,36 @@ def test_a_bad_value_in_a_batch_costs_only_itself(guard: GuardRunnable) -> None:
     assert results[0] == "a"
     assert isinstance(results[1], UnsupportedValueError)
     assert isinstance(results[2], PolicyError)
+
+
+@pytest.mark.parametrize("keyword", ["tenant", "stage"])
+def test_a_tenant_or_stage_in_the_wrong_place_is_told(guard: GuardRunnable, keyword: str) -> None:
+    for run in (guard.invoke, guard.bind(**{keyword: "acme"}).invoke):
+        with pytest.raises(TypeError, match=keyword):
+            run("hi", **({keyword: "acme"} if run == guard.invoke else {}))
+    with pytest.raises(TypeError, match=keyword):
+        list(guard.transform(iter(["hi"]), **{keyword: "acme"}))
+
+
+def test_a_parallel_stream_is_judged_as_a_whole(guard: GuardRunnable) -> None:
+    words = ScriptedChatModel(answer="some AT TA CK now") | StrOutputParser() | RunnableLambda(lambda t: t)
+    data = ScriptedChatModel(answer='{"x": "long text", "y": [1]}') | JsonOutputParser()
+    chain = RunnableParallel(answer=words, data=data) | guard
+
+    def spell(_: Iterator[Any]) -> Iterator[Any]:
+        yield from [{"answer": "AT"}, {"data": {"x": 1}}, {"answer": "TACK"}]
+
+    spelled = RunnableGenerator(spell)
+    assert list(chain.stream("hi"))
+    with pytest.raises(GuardBlocked):
+        list((spelled | guard).stream("hi"))
+
+
+def test_a_growing_answer_is_judged_once(guard: GuardRunnable, keywords: KeywordDetector) -> None:
+    text = " ".join(f"word{i}" for i in range(100))
+    chain = ScriptedChatModel(answer=f'{{"a": "{text}"}}') | JsonOutputParser() | guard.output
+    assert len(list(chain.stream("hi"))) > 50
+    assert len(keywords.seen) == 1
 
 
 def test_a_callers_keywords_do_no_harm(guard: GuardRunnable) -> None:

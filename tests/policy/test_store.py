@@ -323,3 +323,11 @@ def test_the_policies_of_the_repository_do_what_their_comments_say():
     assert not any(
         rule.head == "injection" and rule.action == "block" and "input" in rule.stages for rule in globex.values()
     )
+
+
+@pytest.mark.parametrize("odd", ["tenants/bob.YAML", "tenants/notes.txt", "tenants/eu/acme.yaml"])
+def test_a_file_that_would_not_be_read_is_told(policies, odd):
+    (policies / odd).parent.mkdir(exist_ok=True)
+    (policies / odd).write_text("extends: default\n")
+    with pytest.raises(PolicyError, match=r"one \.yaml file a tenant"):
+        PolicyStore.load(policies)
