@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lec_guard.detect.bundle import EMBEDDED, read_bundle
 from lec_guard.detect.pull import pull
 from lec_guard.errors import BundleError, LecGuardError, PolicyError
 from lec_guard.guard import Guard
@@ -109,6 +110,28 @@ def bundle_pull(reference: Annotated[str, typer.Argument(help="org/name@revision
         typer.echo(pull(reference))
     except BundleError as error:
         _fail(str(error))
+
+
+@bundle_app.command("export")
+def bundle_export(
+    to: Annotated[Path, typer.Argument(help="Folder to write to; must not exist yet.")],
+    *,
+    bundle: Annotated[Path | None, typer.Option(help="Folder of a bundle; else the embedded one.")] = None,
+    dtype: Annotated[str, typer.Option(help="fp32, or int8 for the matrix products.")] = "fp32",
+) -> None:
+    """Write a bundle for ONNX Runtime that needs no torch and no base weights where it runs."""
+    try:
+        # Imported here, because it needs torch and the packages of an extra.
+        from lec_guard.detect.export import export
+
+        if to.exists():
+            _fail(f"{to}: exists already; give a new folder")
+        if dtype not in ("fp32", "int8"):
+            _fail(f"unknown dtype {dtype!r}; use fp32 or int8")
+        export(read_bundle(bundle or EMBEDDED), to, "int8" if dtype == "int8" else "fp32")
+    except BundleError as error:
+        _fail(str(error))
+    typer.echo(to)
 
 
 def _fail(message: str, code: int = USAGE) -> None:

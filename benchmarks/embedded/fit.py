@@ -2,36 +2,36 @@
 
     python -m benchmarks.embedded.fit --cache CACHE
 
-Layer, pooling, penalty and the number of windows in a text's score are chosen by cross-validation that
-leaves whole families of data out; nothing is chosen on the sets that are used for measuring.
+Layers, poolings, penalty and aggregation are chosen by cross-validation that leaves whole families of data out;
+nothing is chosen on the sets that are used for measuring.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.embedded.features import PACKAGE, POOLING, WINDOW
+from benchmarks.embedded.features import LAYERS, PACKAGE, WINDOW, name
 from benchmarks.embedded.tasks import CATEGORIES, TASKS, Task, category
 from lec_guard.detect.bundle import (
     EMBEDDED,
     BundleSpec,
+    FeatureBlock,
     PackageBase,
     Windows,
     hash_files,
     packaged_weights,
     write_bundle,
 )
-from lec_guard.detect.extractor import Extractor
+from lec_guard.detect.extractor import Block, Extractor
 from lec_guard.detect.heads import HeadSpec, HeadStack
-from lec_guard.detect.pooling import Pooling
 from lec_guard.train.data import Example
 from lec_guard.train.fit import (
     Columns,
@@ -41,15 +41,18 @@ from lec_guard.train.fit import (
     family_folds,
     fit_categories,
     fit_windows,
+    highest,
     platt,
     text_logits,
 )
 
 FOLDS = 5
-CANDIDATE_POOLINGS: tuple[tuple[Pooling, ...], ...] = (("mean",), ("mean", "max"))
-PENALTIES = (0.003, 0.01, 0.03, 0.1)
+PENALTIES = (0.005, 0.01, 0.03)
+NEAR = 0.005  # Mean AUC that a cheaper extractor may cost.
 SWEEP_PENALTY = 0.01
-TOPS = (1, 2, 3)  # Not the mean of all: whoever pads a text with harmless pages would choose its score.
+TEMPERATURES = (0.1, 0.3, 0.5, 1.0, 2.0)  # No higher: whoever pads a text with harmless pages would choose its score.
+LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+DOCUMENTS = 4000
 FPRS = (0.01, 0.05)
 
 
@@ -68,20 +71,16 @@ class Cached:
             examples = [Example(**json.loads(line)) for line in lines]
         return cls(examples, np.load(folder / "owner.npy"), folder)
 
-    def layer(self, layer: int, pooling: tuple[Pooling, ...]) -> Floats:
-        """`[windows, width of the pooling]`."""
-        features = np.load(self.folder / f"layer_{layer}.npy", mmap_mode="r")
-        width = features.shape[1] // len(POOLING)
-        parts = [features[:, POOLING.index(kind) * width :][:, :width] for kind in pooling]
-        return np.concatenate(parts, axis=1)
+    def features(self, blocks: Sequence[Block]) -> Floats:
+        """`[windows, width of the blocks]`."""
+        return np.concatenate([np.load(self.folder / name(block)) for block in blocks], axis=1)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A layer and pooling that all heads could share, and how well left-out families did on it."""
+    """Features that all heads could share, and how well left-out families did on them."""
 
-    layer: int
-    pooling: tuple[Pooling, ...]
+    blocks: tuple[Block, ...]
     mean_auc: float
     heads: dict[str, float]
 
@@ -99,18 +98,20 @@ class Rows:
     @classmethod
     def of(cls, cached: Cached, task: Task) -> Rows:
         """Pick the rows that say something about a head."""
-        labels = [task.label(example) for example in cached.examples]
-        texts = np.array([i for i, label in enumerate(labels) if label is not None])
-        position = np.full(len(labels), -1)
-        position[texts] = np.arange(len(texts))
+        rows = cls.of_texts(cached.examples, task)
+        position = np.full(len(cached.examples), -1)
+        position[rows.texts] = np.arange(len(rows.texts))
         windows = np.flatnonzero(position[cached.owner] >= 0)
-        return cls(
-            texts,
-            np.array([labels[i] for i in texts]),
-            np.array([cached.examples[i].family for i in texts]),
-            windows,
-            position[cached.owner[windows]],
-        )
+        return replace(rows, windows=windows, owner=position[cached.owner[windows]])
+
+    @classmethod
+    def of_texts(cls, examples: list[Example], task: Task) -> Rows:
+        """The same without windows."""
+        labels = [task.label(example) for example in examples]
+        texts = np.array([i for i, label in enumerate(labels) if label is not None])
+        none = np.empty(0, np.int64)
+        families = np.array([examples[i].family for i in texts])
+        return cls(texts, np.array([labels[i] for i in texts]), families, none, none)
 
 
 def out_of_family(features: Floats, rows: Rows, c: float) -> Floats:
@@ -157,60 +158,145 @@ def macro_recall(scores: Floats, rows: Rows, rate: float) -> float:
     return float(np.mean([(scores[(rows.families == f) & (rows.labels == 1)] > bar).mean() for f in families]))
 
 
+def candidates() -> Iterator[tuple[Block, ...]]:
+    """Every layer with mean and with mean and max, some with the first token or two layers below too."""
+    for k in LAYERS:
+        mean, most = Block(k, "mean"), Block(k, "max")
+        yield (mean,)
+        yield (mean, most)
+        if 3 <= k <= 5:
+            yield (mean, most, Block(k, "first"))
+            yield (mean, most, Block(k - 1, "mean"), Block(k - 2, "mean"))
+
+
 def choose(cached: Cached) -> list[Candidate]:
-    """Every layer and pooling with the mean AUC over heads and left-out families, best first."""
-    layers = len(list(cached.folder.glob("layer_*.npy")))
-    candidates = []
-    for pooling, layer in itertools.product(CANDIDATE_POOLINGS, range(1, layers)):
-        features = cached.layer(layer, pooling)
+    """Every candidate with the mean AUC over heads and left-out families; the chosen one first.
+
+    Chosen is the cheapest of those that come near the best: the lowest layer, then the fewest features. What was
+    found so far is kept beside the features, so that an interrupted sweep goes on where it was.
+    """
+    memory = cached.folder / "sweep.jsonl"
+    known = [json.loads(line) for line in memory.read_text().splitlines()] if memory.is_file() else []
+    found = [Candidate(tuple(Block(**b) for b in one.pop("blocks")), **one) for one in known]
+    for blocks in candidates():
+        if blocks in [candidate.blocks for candidate in found]:
+            continue
+        features = cached.features(blocks)
         heads = {}
         for task in TASKS:
             rows = Rows.of(cached, task)
             logits = out_of_family(features[rows.windows], rows, SWEEP_PENALTY)
-            texts = text_logits(logits, rows.owner, len(rows.texts), 1)
+            texts = text_logits(logits, rows.owner, len(rows.texts), 1.0)
             heads[task.head] = float(np.mean(list(family_aucs(texts, rows).values())))
-        candidates.append(Candidate(layer, pooling, float(np.mean(list(heads.values()))), heads))
-        print(candidates[-1], flush=True)
-    return sorted(candidates, key=lambda candidate: -candidate.mean_auc)
+        found.append(Candidate(blocks, float(np.mean(list(heads.values()))), heads))
+        print(found[-1], flush=True)
+        with memory.open("a") as out:
+            out.write(json.dumps(asdict(found[-1])) + "\n")
+    best = max(candidate.mean_auc for candidate in found)
+
+    def cost(candidate: Candidate) -> tuple[bool, int, int]:
+        return (
+            candidate.mean_auc < best - NEAR,
+            max(block.layer for block in candidate.blocks),
+            len(candidate.blocks),
+        )
+
+    return sorted(found, key=cost)
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """How windows make a text's logit, and what came of it on documents of many lengths."""
+
+    temperature: float
+    length_terms: tuple[float, float]
+    recall_by_windows: dict[int, float]
+    false_alarms_by_windows: dict[int, float]
+
+
+def aggregate(logits: Floats, rows: Rows, temperature: float) -> Aggregation:
+    """Fit the length terms of a temperature on made-up documents, and measure it on others.
+
+    A document is n harmless windows of one family that the model had not seen; an attacked one has one of them
+    replaced by the highest window of an attacked text. Every family counts alike.
+    """
+    labels, families = rows.labels[rows.owner], rows.families[rows.owner]
+    pools = [logits[(labels == 0) & (families == f)] for f in np.unique(families[labels == 0])]
+    pools = [pool for pool in pools if len(pool) >= 100]
+    witness = highest(logits, rows.owner, len(rows.texts))
+    attacks = [witness[(rows.labels == 1) & (rows.families == f)] for f in np.unique(rows.families[rows.labels == 1])]
+    quantiles = {n: _quantile(_documents(pools, n, temperature, None, seed=0)) for n in LENGTHS}
+    logs = np.log([n for n in LENGTHS if n > 1])
+    design = np.stack([logs, logs**2], axis=1)
+    rise = np.array([quantiles[n] - quantiles[1] for n in LENGTHS if n > 1])
+    terms = np.linalg.lstsq(design, rise, rcond=None)[0]
+    taken = {n: float(terms @ [np.log(n), np.log(n) ** 2]) for n in LENGTHS}
+    recall, alarms = {}, {}
+    for n in LENGTHS:
+        bar = quantiles[1] + taken[n]
+        alarms[n] = float((_documents(pools, n, temperature, None, seed=1) > bar).mean())
+        recall[n] = float(np.mean([(_documents(pools, n, temperature, a, seed=1) > bar).mean() for a in attacks]))
+    return Aggregation(temperature, (float(terms[0]), float(terms[1])), recall, alarms)
+
+
+def _documents(pools: list[Floats], n: int, temperature: float, attack: Floats | None, *, seed: int) -> Floats:
+    """Logits of made-up documents of n windows, the same harmless windows for the same seed."""
+    random = np.random.default_rng([seed, n])
+    drawn = np.concatenate([random.choice(pool, (DOCUMENTS // len(pools), n)) for pool in pools])
+    if attack is not None:
+        drawn[:, 0] = random.choice(attack, len(drawn))
+    top = drawn.max(axis=1)
+    shares = np.exp((drawn - top[:, None]) / temperature).mean(axis=1)
+    return np.asarray(top + temperature * np.log(shares), np.float32)
+
+
+def _quantile(values: Floats) -> float:
+    return float(np.quantile(values, 1 - FPRS[0]))
 
 
 def fit_head(cached: Cached, features: Floats, task: Task) -> tuple[HeadSpec, Columns, dict[str, object]]:
     """Choose penalty and aggregation of one head, calibrate it out of family, and fit it on everything."""
     rows = Rows.of(cached, task)
     own = features[rows.windows]
-    tried = []
-    for c in PENALTIES:
-        logits = out_of_family(own, rows, c)
-        for top in TOPS:
-            texts = text_logits(logits, rows.owner, len(rows.texts), top)
-            aucs = family_aucs(texts, rows)
-            recall = macro_recall(texts, rows, 0.05)
-            tried.append((float(np.mean(list(aucs.values()))) + recall, c, top, aucs, texts))
-    _, c, top, aucs, texts = max(tried, key=lambda one: one[0])
+    by_penalty = {c: out_of_family(own, rows, c) for c in PENALTIES}
+
+    def quality(c: float) -> float:
+        texts = text_logits(by_penalty[c], rows.owner, len(rows.texts), 1.0)
+        return float(np.mean(list(family_aucs(texts, rows).values()))) + macro_recall(texts, rows, 0.05)
+
+    c = max(PENALTIES, key=quality)
+    tried = [aggregate(by_penalty[c], rows, temperature) for temperature in TEMPERATURES]
+    best = max(tried, key=lambda one: np.mean(list(one.recall_by_windows.values())))
+    lengths = np.log(np.maximum(np.bincount(rows.owner, minlength=len(rows.texts)), 1))
+    texts = text_logits(by_penalty[c], rows.owner, len(rows.texts), best.temperature)
+    texts = np.asarray(texts - best.length_terms[0] * lengths - best.length_terms[1] * lengths**2, np.float32)
+    aucs = family_aucs(texts, rows)
     weights = balanced_weights(rows.labels, rows.families)
     slope, offset = platt(texts, rows.labels, weights)
     column = fit_windows(own, rows.owner, rows.labels, weights, c=c).scaled(slope, offset)
-    scores = 1 / (1 + np.exp(-(slope * texts + offset)))
+    scores = np.asarray(1 / (1 + np.exp(-(slope * texts + offset))), np.float32)
     report = {
         "texts": len(rows.texts),
         "positives": int(rows.labels.sum()),
         "penalty_c": c,
-        "top_windows": top,
+        "aggregations": [asdict(one) for one in tried],
+        "temperature": best.temperature,
         "left_out_family_auc": aucs,
         "mean_left_out_family_auc": float(np.mean(list(aucs.values()))),
         "platt": [slope, offset],
         "thresholds_out_of_family": {str(rate): threshold_at(scores, rows, rate) for rate in FPRS},
         "macro_recall_out_of_family": {str(rate): macro_recall(scores, rows, rate) for rate in FPRS},
-        "tried": [[score, c_, top_] for score, c_, top_, _, _ in tried],
     }
-    print(task.head, json.dumps({k: v for k, v in report.items() if k != "tried"}), flush=True)
-    if task.head != "safety":
-        return HeadSpec(name=task.head, kind="binary", labels=(task.positive,), top_windows=top), column, report
-    return (
-        HeadSpec(name=task.head, kind="two_level", labels=(task.positive, *CATEGORIES), top_windows=top),
-        _with_categories(cached, features, column, c),
-        report,
+    print(task.head, json.dumps(report), flush=True)
+    two_level = task.head == "safety"
+    spec = HeadSpec(
+        name=task.head,
+        kind="two_level" if two_level else "binary",
+        labels=(task.positive, *CATEGORIES) if two_level else (task.positive,),
+        temperature=best.temperature * slope,
+        length_terms=(best.length_terms[0] * slope, best.length_terms[1] * slope),
     )
+    return spec, _with_categories(cached, features, column, c) if two_level else column, report
 
 
 def _with_categories(cached: Cached, features: Floats, first: Columns, c: float) -> Columns:
@@ -252,11 +338,11 @@ def main() -> None:
     arguments.add_argument("--cache", type=Path, required=True)
     arguments.add_argument("--out", type=Path, default=EMBEDDED)
     options = arguments.parse_args()
-    cached = Cached.read(options.cache / "train")
-    candidates = choose(cached)
-    layer, pooling = candidates[0].layer, candidates[0].pooling
-    report: dict[str, object] = {"sweep": [asdict(candidate) for candidate in candidates]}
-    features = cached.layer(layer, pooling)
+    cached = Cached.read(options.cache)
+    sweep = choose(cached)
+    blocks = sweep[0].blocks
+    report: dict[str, object] = {"sweep": [asdict(candidate) for candidate in sweep]}
+    features = cached.features(blocks)
     specs, columns = [], []
     for task in TASKS:
         spec, column, report[task.head] = fit_head(cached, features, task)
@@ -266,15 +352,14 @@ def main() -> None:
     overrides = head_scores(cached, heads, features, "injection")
     report["injection_on_documents"] = {"thresholds": thresholds_on_documents(cached, overrides)}
     base = packaged_weights(PACKAGE)
-    extractor = Extractor.load(base, layers=layer, pooling=pooling, window=WINDOW)
+    extractor = Extractor.load(base, blocks=blocks, window=WINDOW)
     write_bundle(
         options.out,
         BundleSpec(
             name="embedded",
             base=PackageBase(kind="package", package=PACKAGE),
             files=hash_files(base),
-            layers=layer,
-            pooling=pooling,
+            blocks=tuple(FeatureBlock(layer=block.layer, pooling=block.pooling) for block in blocks),
             window=Windows(size=WINDOW.size, stride=WINDOW.stride),
             extractor_id=extractor.extractor_id,
             heads=tuple(specs),

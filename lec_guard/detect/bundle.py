@@ -72,11 +72,37 @@ class HubBase(_Part):
         return folder
 
 
+class OnnxBase(_Part):
+    """An exported model in the bundle itself, for ONNX Runtime; made by `lec-guard bundle export`.
+
+    Attributes:
+        dtype: What its matrix products compute in.
+        width: Length of a feature vector.
+        pad_id: Token id to pad with.
+    """
+
+    kind: Literal["onnx"]
+    dtype: Literal["fp32", "int8"]
+    width: Annotated[int, Field(gt=0)]
+    pad_id: Annotated[int, Field(ge=0)]
+
+    def folder(self, bundle: Path) -> Path:
+        """The folder with the model."""
+        return bundle
+
+
 class Windows(_Part):
     """How texts are cut; see `lec_guard.detect.windows.WindowSpec`."""
 
     size: Annotated[int, Field(gt=0)]
     stride: Annotated[int, Field(gt=0)]
+
+
+class FeatureBlock(_Part):
+    """A part of a feature vector; see `lec_guard.detect.extractor.Block`."""
+
+    layer: Annotated[int, Field(ge=0)]
+    pooling: Literal["mean", "max", "first", "last"]
 
 
 class BundleSpec(_Part):
@@ -87,20 +113,19 @@ class BundleSpec(_Part):
         name: What people call the detector.
         base: Where the base weights are.
         files: File name in the base folder -> sha256; all are checked before one is parsed.
-        layers: How many layers of the base are kept.
-        pooling: How a window becomes one vector.
+        blocks: The layers and poolings that make up a feature vector; what lies above the highest of the
+            layers is not loaded.
         window: How texts are cut.
         extractor_id: Hash that the loaded extractor must have.
         heads: What the columns of `heads.safetensors` mean, in order.
         heads_sha256: Hash that `heads.safetensors` must have.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    base: Annotated[PackageBase | PathBase | HubBase, Field(discriminator="kind")]
+    base: Annotated[PackageBase | PathBase | HubBase | OnnxBase, Field(discriminator="kind")]
     files: dict[str, _Sha256]
-    layers: Annotated[int, Field(ge=0)]
-    pooling: Annotated[tuple[Literal["mean", "max"], ...], Field(min_length=1)]
+    blocks: Annotated[tuple[FeatureBlock, ...], Field(min_length=1)]
     window: Windows
     extractor_id: _Sha256
     heads: Annotated[tuple[HeadSpec, ...], Field(min_length=1)]
@@ -122,6 +147,19 @@ class Bundle:
         self.spec = spec
         self.heads = heads
         self.detector_id = detector_id
+
+    def onnx(self) -> OnnxBase:
+        """What the bundle says of its exported model.
+
+        Returns:
+            The base.
+
+        Raises:
+            BundleError: If the bundle was not exported.
+        """
+        if not isinstance(self.spec.base, OnnxBase):
+            raise BundleError(f"{self.folder}: was not exported; run: lec-guard bundle export")
+        return self.spec.base
 
     def base_folder(self) -> Path:
         """The folder with the base weights, after every file's hash was checked.

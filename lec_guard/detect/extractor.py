@@ -1,145 +1,167 @@
-"""Texts in, one feature vector per window out: a cut transformer, its tokenizer and a pooling."""
+"""Windows in, one feature vector each out: a tokenizer, a cut model on some backend, and poolings."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from tokenizers import Tokenizer
 
 from lec_guard.detect import normalise
-from lec_guard.detect.pooling import Pooling, pool
-from lec_guard.detect.prune import PrunedModel, load_pruned
-from lec_guard.detect.windows import Reading, Window, Windower, WindowSpec
+from lec_guard.detect.windows import Window, Windower, WindowSpec
 from lec_guard.errors import BundleError
 
+if TYPE_CHECKING:
+    from lec_guard.detect.backends.torch import Dtype
+    from lec_guard.detect.bundle import OnnxBase
+    from lec_guard.detect.pooling import Pooling
+    from lec_guard.detect.prune import PrunedModel
+
 Features = npt.NDArray[np.float32]
+Tokens = npt.NDArray[np.int64]
 
 _BATCH_TOKENS = 4096
 """Tokens, with padding, in one forward pass."""
 
 
-class Extractor:
-    """A transformer cut off after layer k, with everything that fixes its features.
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A part of a feature vector.
 
-    Safe to share between threads: a call keeps nothing on the object.
-
-    Args:
-        model: The cut model.
-        tokenizer_file: The model's `tokenizer.json`.
-        pooling: How a window's hidden states become one vector.
-        window: Size and stride of the windows.
-
-    Raises:
-        BundleError: If the tokenizer can't be read, or windows are longer than the model's inputs.
-        DetectorError: If windows leave gaps.
+    Attributes:
+        layer: The layer whose states are pooled, 0 for the embeddings.
+        pooling: How.
     """
 
-    backend = "torch-fp32"
+    layer: int
+    pooling: Pooling
 
-    def __init__(
-        self, model: PrunedModel, tokenizer_file: Path, pooling: tuple[Pooling, ...], window: WindowSpec
-    ) -> None:
-        if model.max_positions is not None and window.size > model.max_positions:
-            raise BundleError(f"windows of {window.size} tokens, but the model reads {model.max_positions} at most")
-        tokenizer_bytes = _read(tokenizer_file)
-        self.windower = Windower(_tokenizer(tokenizer_file, tokenizer_bytes), window)
-        self.pooling = pooling
-        self.extractor_id = _extractor_id(model, tokenizer_bytes, pooling, window)
-        model.module.float()
-        self.model = model
+
+class Backend(Protocol):
+    """What runs the cut model. Backends of one extractor give the same features within a tested tolerance."""
+
+    name: str
+    """What verdicts show."""
+    width: int
+    """Length of a feature vector."""
+    pad_id: int
+    """Token id to pad with."""
+
+    def features(self, ids: Tokens, mask: Tokens) -> Features:
+        """`[batch, tokens]` twice -> `[batch, width]`."""
+        ...
+
+
+class Extractor:
+    """Everything between a text and its features. Safe to share between threads: a call keeps nothing on it.
+
+    Args:
+        windower: Cuts texts.
+        backend: Runs the model.
+        extractor_id: Hash over everything that fixes the features, whatever the backend.
+    """
+
+    def __init__(self, windower: Windower, backend: Backend, extractor_id: str) -> None:
+        self.windower = windower
+        self.backend = backend
+        self.extractor_id = extractor_id
 
     @classmethod
-    def load(
-        cls, path: Path, *, layers: int | None = None, pooling: tuple[Pooling, ...], window: WindowSpec
-    ) -> Extractor:
-        """Load from a folder with a Hugging Face model and its `tokenizer.json`.
+    def load(cls, path: Path, *, blocks: Sequence[Block], window: WindowSpec, dtype: Dtype = "fp32") -> Extractor:
+        """Load from a folder with a Hugging Face model and its `tokenizer.json`, for torch.
 
         Args:
             path: The folder.
-            layers: How many layers to keep; None keeps all.
-            pooling: How a window's hidden states become one vector.
+            blocks: The layers and poolings that make up a feature vector; what lies above the highest of
+                these layers is not loaded.
             window: Size and stride of the windows.
+            dtype: What the model computes in.
 
         Returns:
-            An extractor on the CPU in float32.
+            An extractor on the CPU.
 
         Raises:
-            BundleError: If the folder lacks a file or its weights don't fit.
-            DetectorError: If the architecture can't be cut.
+            BundleError: If the folder lacks a file, its weights don't fit, or windows are longer than the
+                model's inputs.
+            DetectorError: If the architecture can't be cut, or windows leave gaps.
         """
-        return cls(load_pruned(path, layers), path / "tokenizer.json", pooling, window)
+        # Imported here: an extractor on another backend needs no torch.
+        from lec_guard.detect.backends.torch import TorchBackend
+        from lec_guard.detect.prune import load_pruned
 
-    @property
-    def width(self) -> int:
-        """Length of a feature vector."""
-        return self.model.width * len(self.pooling)
+        model = load_pruned(path, max(block.layer for block in blocks))
+        if model.max_positions is not None and window.size > model.max_positions:
+            raise BundleError(f"windows of {window.size} tokens, but the model reads {model.max_positions} at most")
+        tokenizer = _read(path / "tokenizer.json")
+        extractor_id = _extractor_id(model, _read(path / "config.json"), tokenizer, blocks, window)
+        extractor = cls(Windower.from_json(tokenizer, window), TorchBackend(model, blocks, dtype), extractor_id)
+        try:
+            # Some architectures read fewer positions than their config says.
+            extractor.features([Window([model.pad_id + 1] * window.size, 0, 0, 0, as_meant=False)])
+        except (RuntimeError, IndexError) as error:
+            raise BundleError(f"{path}: the model can't read windows of {window.size} tokens: {error}") from error
+        return extractor
 
-    def read(self, texts: Sequence[str], budget: int) -> list[Reading]:
-        """Cut texts into windows.
+    @classmethod
+    def load_onnx(cls, folder: Path, base: OnnxBase, *, window: WindowSpec, extractor_id: str) -> Extractor:
+        """Load an exported model, without torch.
 
         Args:
-            texts: The texts.
-            budget: Tokens of a text beyond which it is not read.
+            folder: The folder with `model.onnx` and `tokenizer.json`, whose hashes were checked.
+            base: What the bundle says of the model.
+            window: Size and stride of the windows.
+            extractor_id: That of the extractor that was exported.
 
         Returns:
-            One reading a text, in order.
+            An extractor on ONNX Runtime.
+
+        Raises:
+            BundleError: If ONNX Runtime is missing, or can't read the model.
         """
-        return self.windower.read(texts, budget)
+        from lec_guard.detect.backends.onnx import OnnxBackend
+
+        backend = OnnxBackend(folder / "model.onnx", dtype=base.dtype, width=base.width, pad_id=base.pad_id)
+        return cls(Windower.from_json(_read(folder / "tokenizer.json"), window), backend, extractor_id)
 
     def features(self, windows: Sequence[Window]) -> Features:
         """The feature vectors of windows, whatever texts they belong to.
 
         Args:
-            windows: At least one window.
+            windows: The windows.
 
         Returns:
             `[len(windows), width]`.
         """
-        out = np.empty((len(windows), self.width), dtype=np.float32)
+        out = np.empty((len(windows), self.backend.width), dtype=np.float32)
         for rows, ids, mask in self._batches(windows):
-            with torch.inference_mode():
-                out[rows] = pool(self.model.hidden(ids, mask), mask, self.pooling).numpy()
+            out[rows] = self.backend.features(ids, mask)
         return out
 
-    def layer_features(self, windows: Sequence[Window]) -> Features:
-        """The feature vectors after every layer, from one pass, for a sweep over layers.
-
-        Args:
-            windows: At least one window.
-
-        Returns:
-            `[layers + 1, len(windows), width]`; row 0 holds the embeddings.
-        """
-        out = np.empty((self.model.layers + 1, len(windows), self.width), dtype=np.float32)
-        for rows, ids, mask in self._batches(windows):
-            with torch.inference_mode():
-                for layer, state in enumerate(self.model.all_hidden(ids, mask)):
-                    out[layer, rows] = pool(state, mask, self.pooling).numpy()
-        return out
-
-    def _batches(self, windows: Sequence[Window]) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    def _batches(self, windows: Sequence[Window]) -> Iterator[tuple[list[int], Tokens, Tokens]]:
         """Rows, ids and mask of batches of similar length, padded on the right.
 
         On the right because then every architecture counts positions by itself.
         """
         order = sorted(range(len(windows)), key=lambda i: len(windows[i].ids))
         while order:
-            longest = len(windows[order[-1]].ids)
             # From the long end, so that the widest batch comes first and its memory is reused.
-            size = max(1, _BATCH_TOKENS // longest)
+            longest = len(windows[order[-1]].ids)
+            # Another pass costs less than padding that is a fifth of the longest.
+            shortest = longest - max(8, longest // 5)
+            size = 1
+            while size < min(len(order), _BATCH_TOKENS // longest) and len(windows[order[-size - 1]].ids) >= shortest:
+                size += 1
             rows, order = order[-size:], order[:-size]
-            ids = torch.full((len(rows), longest), self.model.pad_id, dtype=torch.long)
-            mask = torch.zeros((len(rows), longest), dtype=torch.long)
+            ids = np.full((len(rows), longest), self.backend.pad_id, dtype=np.int64)
+            mask = np.zeros((len(rows), longest), dtype=np.int64)
             for at, row in enumerate(rows):
                 tokens = windows[row].ids
-                ids[at, : len(tokens)] = torch.tensor(tokens)
+                ids[at, : len(tokens)] = tokens
                 mask[at, : len(tokens)] = 1
             yield rows, ids, mask
 
@@ -153,20 +175,16 @@ def _read(path: Path) -> bytes:
         ) from None
 
 
-def _tokenizer(path: Path, content: bytes) -> Tokenizer:
-    try:
-        return Tokenizer.from_str(content.decode())
-    except Exception as error:
-        raise BundleError(f"{path}: not a tokenizer that can be read: {error}") from error
-
-
-def _extractor_id(model: PrunedModel, tokenizer: bytes, pooling: tuple[Pooling, ...], window: WindowSpec) -> str:
+def _extractor_id(
+    model: PrunedModel, config: bytes, tokenizer: bytes, blocks: Sequence[Block], window: WindowSpec
+) -> str:
     """A hash over everything that fixes the features, so that heads can be bound to it."""
     parts = {
         "tensors": model.digest(),
+        "config": hashlib.sha256(config).hexdigest(),
         "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
         "layers": model.layers,
-        "pooling": pooling,
+        "blocks": [asdict(block) for block in blocks],
         "window": asdict(window),
         "normaliser": normalise.VERSION,
     }

@@ -29,7 +29,10 @@ class HeadSpec(BaseModel):
             and one before them for "none of these". `two_level`: one column for the first label, then
             one a category; a category's probability is its share, given the first label, times that one.
         labels: The labels that the head can raise, in the order of the columns.
-        top_windows: How many of a text's windows, highest first, are averaged into its score.
+        temperature: How a text's windows make its logit: `t * log(mean(exp(logit / t)))`, between their
+            highest (t near 0) and their mean (t large).
+        length_terms: What a text of n windows has subtracted from its logit: the first times log n, and the
+            second times its square, so that false alarms are as frequent as for one window.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,7 +40,8 @@ class HeadSpec(BaseModel):
     name: _Label
     kind: Literal["binary", "multiclass", "two_level"]
     labels: Annotated[tuple[_Label, ...], Field(min_length=1)]
-    top_windows: Annotated[int, Field(gt=0)] = 1
+    temperature: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1.0
+    length_terms: tuple[float, float] = (0.0, 0.0)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -115,8 +119,8 @@ class HeadStack:
     def text_scores(self, logits: Matrix) -> dict[str, Matrix]:
         """Probabilities of the text that the windows make up.
 
-        The windows of a head are ranked by how sure it is of its likeliest label, and the logits of the
-        highest `top_windows` are averaged.
+        How sure a head is that a window holds something is aggregated over the windows as its spec says;
+        its other columns are averaged with the weights that the windows have in that.
 
         Args:
             logits: `[windows, columns]`, at least one window.
@@ -126,16 +130,27 @@ class HeadStack:
         """
         scores = {}
         for spec, columns in zip(self.specs, self._slices, strict=True):
-            own = logits[:, columns]
-            top = np.argsort(-_alarm(spec, own), kind="stable")[: spec.top_windows]
-            scores[spec.name] = _probabilities(spec, own[top].mean(axis=0, keepdims=True))[0]
+            own = logits[:, columns].astype(np.float64)
+            alarm = _alarm(spec, own)
+            highest = alarm.max()
+            shares = np.exp((alarm - highest) / spec.temperature)
+            log = np.log(len(own))
+            total = highest + spec.temperature * np.log(shares.mean())
+            total -= spec.length_terms[0] * log + spec.length_terms[1] * log**2
+            mean = (shares / shares.sum()) @ own
+            # What the average lacks to the aggregate goes to the columns that raise the alarm.
+            if spec.kind == "multiclass":
+                mean[1:] += total - _alarm(spec, mean[None])[0]
+            else:
+                mean[0] = total
+            scores[spec.name] = _probabilities(spec, mean[None].astype(np.float32))[0]
         return scores
 
 
-def _alarm(spec: HeadSpec, logits: Matrix) -> Matrix:
-    """How sure a head is that a window holds something, for ranking windows: `[windows]`."""
+def _alarm(spec: HeadSpec, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """How sure a head is that a window holds something: `[windows, columns]` -> `[windows]`."""
     if spec.kind == "multiclass":
-        return np.asarray(logits[:, 1:].max(axis=1) - logits[:, 0], dtype=np.float32)
+        return np.asarray(logits[:, 1:].max(axis=1) - logits[:, 0])
     return logits[:, 0]
 
 

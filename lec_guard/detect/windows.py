@@ -1,21 +1,27 @@
 """Text -> overlapping windows of tokens, each with the characters it covers.
 
-A text is read whole, however long it is: it is tokenised block by block, and nothing is cut off in
-silence. What ends the reading is a budget, and then the result says so.
+A text is read whole, however long it is, block by block, so that memory does not grow with it; nothing is cut off
+in silence. It is read as it is and, where that differs, as it is meant (`lec_guard.detect.normalise`). What ends
+the reading is a budget, and then the result says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
 
-from lec_guard.detect.normalise import normalise
-from lec_guard.errors import DetectorError
+from lec_guard.detect.normalise import View, meant, readable
+from lec_guard.errors import BundleError, DetectorError
 
 _BLOCK = 65_536
 """Characters that go through the tokenizer at once; longer texts are split at white space."""
+
+_WITHOUT_SPACE = re.compile(r"\S+")
+_TO_LAST_SEAM = re.compile(r".*\W", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,26 +43,25 @@ class Window:
 
     Attributes:
         ids: Token ids with the special tokens around them.
-        start: First character that the tokens cover.
+        start: First character of the text that the tokens cover.
         end: One past the last one.
+        unknown: How many of the tokens stand for something the tokenizer does not know.
+        as_meant: Whether the tokens are those of the text as it is meant, not as it is.
     """
 
     ids: list[int]
     start: int
     end: int
+    unknown: int
+    as_meant: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A text as the model will read it.
+@dataclass(slots=True)
+class _Run:
+    """Tokens of a stretch of text that did not go into a window yet."""
 
-    Attributes:
-        windows: Empty where the text holds no token.
-        unread: Why part of the text has no window, or None.
-    """
-
-    windows: list[Window]
-    unread: str | None
+    ids: list[int] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Windower:
@@ -65,75 +70,151 @@ class Windower:
     Args:
         tokenizer: A fast tokenizer. Its own truncation and padding are switched off.
         spec: Size and stride of the windows.
+        unknown_id: The token for what the tokenizer does not know, if it has one.
+        longest_word: Characters beyond which the tokenizer takes a word for unknown, if it does that.
+
+    Attributes:
+        special: How many tokens of each window belong to no text.
 
     Raises:
         DetectorError: If size and stride leave a gap or no room for text, or the tokenizer can't read.
     """
 
-    def __init__(self, tokenizer: Tokenizer, spec: WindowSpec) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, spec: WindowSpec, *, unknown_id: int | None = None, longest_word: int | None = None
+    ) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        # A special token that somebody typed is text: as a token it would cut a sentence in two.
+        tokenizer.encode_special_tokens = True
         probe = tokenizer.encode("a", add_special_tokens=True)
         if 0 not in probe.special_tokens_mask:
             raise DetectorError("the tokenizer makes no token of the letter 'a'")
         first = probe.special_tokens_mask.index(0)
         last = len(probe.ids) - probe.special_tokens_mask[::-1].index(0)
         self._prefix, self._suffix = probe.ids[:first], probe.ids[last:]
-        self._room = spec.size - len(self._prefix) - len(self._suffix)
+        self.special = len(self._prefix) + len(self._suffix)
+        self._room = spec.size - self.special
         if not 0 < spec.stride <= self._room:
             raise DetectorError(
                 f"windows of {spec.size} tokens hold {self._room} tokens of text: "
                 f"the stride must lie in 1..{self._room}, not be {spec.stride}"
             )
         self._tokenizer = tokenizer
+        self._unknown_id = unknown_id
+        self._longest_word = longest_word
         self.spec = spec
 
-    def read(self, texts: Sequence[str], budget: int) -> list[Reading]:
-        """Cut every text into windows.
+    @classmethod
+    def from_json(cls, content: bytes, spec: WindowSpec) -> Windower:
+        """Make one from a `tokenizer.json`.
 
         Args:
-            texts: The texts, in any form that Python holds.
-            budget: Tokens of a text beyond which it is not read at all.
+            content: The file's bytes.
+            spec: Size and stride of the windows.
 
         Returns:
-            One reading a text, in order.
+            A windower that knows what the tokenizer can't see.
+
+        Raises:
+            BundleError: If the bytes are no tokenizer.
+            DetectorError: If size and stride don't fit it.
         """
-        readable = [normalise(text) for text in texts]
-        short = [i for i, text in enumerate(readable) if len(text) <= _BLOCK]
-        encoded = self._tokenizer.encode_batch([readable[i] for i in short], add_special_tokens=False)
-        tokens: dict[int, tuple[list[int], list[tuple[int, int]]]] = {
-            i: (encoding.ids, encoding.offsets) for i, encoding in zip(short, encoded, strict=True)
-        }
-        return [
-            self._cut(text, *(tokens.get(i) or self._long(text, budget)), budget) for i, text in enumerate(readable)
-        ]
+        try:
+            tokenizer = Tokenizer.from_str(content.decode())
+            model = json.loads(content)["model"]
+        except Exception as error:
+            raise BundleError(f"tokenizer.json: not a tokenizer that can be read: {error}") from error
+        unknown = model.get("unk_token")
+        return cls(
+            tokenizer,
+            spec,
+            unknown_id=tokenizer.token_to_id(unknown) if isinstance(unknown, str) else None,
+            longest_word=model.get("max_input_chars_per_word"),
+        )
 
-    def _long(self, text: str, budget: int) -> tuple[list[int], list[tuple[int, int]]]:
-        """Tokenise block by block, and stop once the budget is passed."""
-        ids: list[int] = []
-        offsets: list[tuple[int, int]] = []
-        for at, block in _blocks(text):
-            encoding = self._tokenizer.encode(block, add_special_tokens=False)
-            ids += encoding.ids
-            offsets += [(start + at, end + at) for start, end in encoding.offsets]
-            if len(ids) > budget:
-                break
-        return ids, offsets
+    def too_long(self, text: str, budget: int) -> bool:
+        """Whether a text has more tokens than a budget, found without keeping them.
 
-    def _cut(self, text: str, ids: list[int], offsets: list[tuple[int, int]], budget: int) -> Reading:
-        if len(ids) > budget:
-            return Reading([], f"the text has more than {budget} tokens, the budget of a step")
-        if not ids:
-            blank = not text or text.isspace()
-            return Reading([], None if blank else "the text has characters but no token that the model can read")
-        starts = list(range(0, max(len(ids) - self._room, 0), self.spec.stride))
-        # The last window ends with the text and is as full as the others: a short tail alone says little.
-        starts.append(max(len(ids) - self._room, 0))
-        return Reading([self._window(ids, offsets, start) for start in starts], None)
+        Args:
+            text: The text.
+            budget: How many it may have.
+        """
+        if len(text) * 4 <= budget:  # No tokenizer makes more tokens than a text has bytes.
+            return False
+        tokens = 0
+        for at, block in _blocks(readable(text)):
+            tokens += len(self._tokens(block, at).ids)
+            if tokens > budget:
+                return True
+        return False
 
-    def _window(self, ids: list[int], offsets: list[tuple[int, int]], start: int) -> Window:
-        stop = min(start + self._room, len(ids))
-        return Window([*self._prefix, *ids[start:stop], *self._suffix], offsets[start][0], offsets[stop - 1][1])
+    def windows(self, text: str) -> Iterator[Window]:
+        """All windows of a text: first those of the text as it is, block after block, then those as it is meant.
+
+        Args:
+            text: Any Python string.
+
+        Yields:
+            Windows; none where the text holds no token.
+        """
+        clean = readable(text)
+        yield from self._cut((self._tokens(block, at) for at, block in _blocks(clean)), as_meant=False)
+        for at, block in _blocks(clean):
+            view = meant(block)
+            if view is not None:
+                yield from self._cut([self._seen(view, at)], as_meant=True)
+
+    def _seen(self, view: View, at: int) -> _Run:
+        """Tokens of a block as it is meant, with offsets into the text as it is."""
+        run = self._tokens(view.text, 0)
+        run.spans = [(start + at, end + at) for start, end in (view.span(*span) for span in run.spans)]
+        return run
+
+    def _tokens(self, block: str, at: int) -> _Run:
+        run = _Run()
+        for offset, piece in self._pieces(block):
+            encoding = self._tokenizer.encode(piece, add_special_tokens=False)
+            run.ids += encoding.ids
+            run.spans += [(start + at + offset, end + at + offset) for start, end in encoding.offsets]
+        return run
+
+    def _pieces(self, block: str) -> Iterator[tuple[int, str]]:
+        """A block, cut inside the words that the tokenizer would take for one unknown token."""
+        at, longest = 0, self._longest_word
+        for run in _WITHOUT_SPACE.finditer(block) if longest else ():
+            start = run.start()
+            while longest and run.end() - start > longest:
+                # Beside punctuation a cut changes nothing; only where there is none it goes through a word.
+                seam = _TO_LAST_SEAM.match(block, start, start + longest)
+                start = seam.end() if seam else start + longest
+                yield at, block[at:start]
+                at = start
+        yield at, block[at:]
+
+    def _cut(self, runs: Iterable[_Run], *, as_meant: bool) -> Iterator[Window]:
+        held, at = _Run(), 0
+        for run in runs:
+            held.ids += run.ids
+            held.spans += run.spans
+            while at + self._room < len(held.ids):
+                yield self._window(held, at, as_meant)
+                at += self.spec.stride
+            # The last window ends with the text and is as full as the others: a short tail alone says little.
+            done = max(min(at, len(held.ids) - self._room), 0)
+            held, at = _Run(held.ids[done:], held.spans[done:]), at - done
+        if held.ids:
+            yield self._window(held, max(len(held.ids) - self._room, 0), as_meant)
+
+    def _window(self, run: _Run, start: int, as_meant: bool) -> Window:
+        ids, spans = run.ids[start : start + self._room], run.spans[start : start + self._room]
+        return Window(
+            [*self._prefix, *ids, *self._suffix],
+            spans[0][0],
+            max(end for _, end in spans),
+            0 if self._unknown_id is None else ids.count(self._unknown_id),
+            as_meant,
+        )
 
 
 def _blocks(text: str) -> Iterator[tuple[int, str]]:

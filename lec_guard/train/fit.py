@@ -1,9 +1,9 @@
 """Penalised logistic regression on window features, with scaler and calibration folded into one matrix.
 
 The labels of texts are known, those of their windows are not: a document with an injected sentence is
-benign in most of its windows. Windows are therefore relabelled once by a first fit, as in mi-SVM (Andrews
-et al. 2002, "Support Vector Machines for Multiple-Instance Learning", section 3.1): of an attacked text,
-its highest window and all above one half stay positive, and the others are left out.
+benign in most of its windows. A first fit therefore picks the window that stands for an attacked text, its
+highest, and the others are left out, as in MI-SVM (Andrews et al. 2002, "Support Vector Machines for
+Multiple-Instance Learning", section 3.2), with one round.
 """
 
 from __future__ import annotations
@@ -101,32 +101,45 @@ def fit_windows(features: Floats, owner: Ints, labels: Ints, weights: Floats, *,
     share = (weights / np.maximum(np.bincount(owner, minlength=len(labels)), 1))[owner]
     first = fit_binary(features, labels[owner], share.astype(np.float32), c=c)
     logits = first.logits(features)[:, 0]
-    keep = (labels[owner] == 0) | (logits > 0) | (logits >= text_logits(logits, owner, len(labels), 1)[owner])
+    keep = (labels[owner] == 0) | (logits >= highest(logits, owner, len(labels))[owner])
     left = owner[keep]
     share = (weights / np.maximum(np.bincount(left, minlength=len(labels)), 1))[left]
     return fit_binary(features[keep], labels[left], share.astype(np.float32), c=c)
 
 
-def text_logits(logits: Floats, owner: Ints, texts: int, top: int) -> Floats:
-    """Aggregate windows into texts: the mean of each text's `top` highest logits.
+def highest(logits: Floats, owner: Ints, texts: int) -> Floats:
+    """The highest window of each text.
 
     Args:
         logits: `[windows]`.
         owner: The text of each window, `[windows]`.
         texts: How many texts there are.
-        top: How many windows of a text are averaged.
 
     Returns:
         `[texts]`; minus infinity for a text without windows.
     """
-    order = np.lexsort((-logits, owner))
-    ranked, owners = logits[order], owner[order]
-    starts = np.searchsorted(owners, np.arange(texts))
-    rank = np.arange(len(order)) - starts[owners]
-    use = rank < top
-    count = np.bincount(owners[use], minlength=texts)
-    total = np.bincount(owners[use], weights=ranked[use], minlength=texts)
-    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), -np.inf), np.float32)
+    out = np.full(texts, -np.inf, np.float32)
+    np.maximum.at(out, owner, logits)
+    return out
+
+
+def text_logits(logits: Floats, owner: Ints, texts: int, temperature: float) -> Floats:
+    """Aggregate windows into texts: `t * log(mean(exp(logit / t)))`, as `HeadStack.text_scores` does.
+
+    Args:
+        logits: `[windows]`.
+        owner: The text of each window, `[windows]`.
+        texts: How many texts there are.
+        temperature: t.
+
+    Returns:
+        `[texts]`; minus infinity for a text without windows.
+    """
+    top = highest(logits, owner, texts)
+    shares = np.bincount(owner, weights=np.exp((logits - top[owner]) / temperature), minlength=texts)
+    count = np.bincount(owner, minlength=texts)
+    with np.errstate(divide="ignore"):
+        return np.asarray(top + temperature * np.log(shares / np.maximum(count, 1)), np.float32)
 
 
 def balanced_weights(labels: Ints, families: npt.NDArray[np.str_]) -> Floats:

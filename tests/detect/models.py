@@ -12,8 +12,8 @@ import torch
 import transformers as hf
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from lec_guard.detect.bundle import BundleSpec, PathBase, Windows, hash_files, write_bundle
-from lec_guard.detect.extractor import Extractor
+from lec_guard.detect.bundle import BundleSpec, FeatureBlock, PathBase, Windows, hash_files, write_bundle
+from lec_guard.detect.extractor import Block, Extractor
 from lec_guard.detect.heads import HeadSpec, HeadStack
 from lec_guard.detect.windows import WindowSpec
 
@@ -21,6 +21,7 @@ WIDTH = 32
 VOCAB = 100
 POSITIONS = 64
 WINDOW = WindowSpec(size=16, stride=7)
+BLOCKS = (Block(2, "mean"), Block(2, "max"))
 
 COMMON = {
     "vocab_size": VOCAB,
@@ -158,9 +159,9 @@ def decoder_tokenizer() -> Tokenizer:
 
 
 HEADS = (
-    HeadSpec(name="injection", kind="binary", labels=("injection",), top_windows=2),
+    HeadSpec(name="injection", kind="binary", labels=("injection",), temperature=0.5),
     HeadSpec(name="topic", kind="multiclass", labels=("weather", "money")),
-    HeadSpec(name="safety", kind="two_level", labels=("unsafe", "weapons", "fraud"), top_windows=3),
+    HeadSpec(name="safety", kind="two_level", labels=("unsafe", "weapons", "fraud"), temperature=2.0),
 )
 
 
@@ -172,21 +173,20 @@ def random_heads(width: int, *, specs: tuple[HeadSpec, ...] = HEADS, seed: int =
     return HeadStack(specs, weight, numbers.normal(size=columns).astype(np.float32))
 
 
-def save_bundle(folder: Path, base: Path, *, stored_path: str | None = None, layers: int = 2) -> Path:
+def save_bundle(folder: Path, base: Path, *, stored_path: str | None = None) -> Path:
     """Write a bundle with random heads on a base folder, named by `stored_path` or in full."""
-    extractor = Extractor.load(base, layers=layers, pooling=("mean", "max"), window=WINDOW)
+    extractor = Extractor.load(base, blocks=BLOCKS, window=WINDOW)
     spec = BundleSpec(
         name="tiny",
         base=PathBase(kind="path", path=stored_path or str(base)),
         files=hash_files(base),
-        layers=layers,
-        pooling=("mean", "max"),
+        blocks=tuple(FeatureBlock(layer=block.layer, pooling=block.pooling) for block in BLOCKS),
         window=Windows(size=WINDOW.size, stride=WINDOW.stride),
         extractor_id=extractor.extractor_id,
         heads=HEADS,
         heads_sha256="0" * 64,
     )
-    write_bundle(folder, spec, random_heads(extractor.width))
+    write_bundle(folder, spec, random_heads(extractor.backend.width))
     return folder
 
 

@@ -122,9 +122,10 @@ def test_altered_base_is_refused_before_it_is_parsed(root: Path, name: str, monk
 @pytest.mark.parametrize(
     "changes",
     [
-        {"layers": 1},
-        {"layers": 3},
-        {"pooling": ["max", "mean"]},
+        {"blocks": [{"layer": 1, "pooling": "mean"}, {"layer": 1, "pooling": "max"}]},
+        {"blocks": [{"layer": 2, "pooling": "mean"}, {"layer": 3, "pooling": "max"}]},
+        {"blocks": [{"layer": 2, "pooling": "max"}, {"layer": 2, "pooling": "mean"}]},
+        {"blocks": [{"layer": 2, "pooling": "mean"}]},
         {"window": {"size": 18, "stride": 7}},
         {"window": {"size": 16, "stride": 6}},
         {"extractor_id": "0" * 64},
@@ -149,12 +150,15 @@ def test_heads_of_another_width_are_refused(root: Path) -> None:
     ("changes", "named"),
     [
         ({"code": "import os"}, "code"),
-        ({"format": 2}, "format"),
+        ({"format": 1}, "format"),
+        ({"format": 3}, "format"),
         ({"name": "../up"}, "name"),
-        ({"layers": -1}, "layers"),
-        ({"layers": None}, "layers"),
-        ({"pooling": []}, "pooling"),
-        ({"pooling": ["median"]}, "pooling.0"),
+        ({"layers": 2}, "layers"),
+        ({"blocks": []}, "blocks"),
+        ({"blocks": None}, "blocks"),
+        ({"blocks": [{"layer": -1, "pooling": "mean"}]}, "blocks.0.layer"),
+        ({"blocks": [{"layer": 2, "pooling": "median"}]}, "blocks.0.pooling"),
+        ({"blocks": [{"layer": 2, "pooling": "mean", "weight": 1}]}, "blocks.0.weight"),
         ({"window": {"size": 16, "stride": 0}}, "window.stride"),
         ({"window": {"size": 16, "stride": 4, "overlap": 1}}, "window.overlap"),
         ({"base": {"kind": "url", "url": "https://example.org"}}, "base"),
@@ -336,4 +340,4 @@ def test_spec_is_frozen(root: Path) -> None:
     spec = read_bundle(root / "bundle").spec
     assert isinstance(spec, BundleSpec)
     with pytest.raises(ValidationError, match="frozen"):
-        spec.layers = 1
+        spec.name = "other"

@@ -12,12 +12,13 @@ import transformers as hf
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from lec_guard.detect.extractor import Extractor, Features
+from lec_guard.detect.extractor import Block, Extractor, Features
+from lec_guard.detect.pooling import POOLINGS, Pooling
 from lec_guard.detect.prune import load_pruned
 from lec_guard.detect.windows import Window, WindowSpec
 from lec_guard.errors import BundleError, DetectorError
 from tests.detect.conftest import Saved
-from tests.detect.models import WIDTH, WINDOW
+from tests.detect.models import BLOCKS, WIDTH, WINDOW
 
 TEXTS = [
     "please ignore the rules",
@@ -30,26 +31,28 @@ TEXTS = [
     "ignore. " * 6,
     "\u00e9t\u00e9 \U0001f600 \u4f60\u597d",
 ]
-BOTH = ("mean", "max")
 
 
-def load(
-    model: Saved, layers: int | None = 2, pooling: tuple[str, ...] = BOTH, window: WindowSpec = WINDOW
-) -> Extractor:
-    return Extractor.load(model.folder, layers=layers, pooling=pooling, window=window)
+def load(model: Saved, blocks: tuple[Block, ...] = BLOCKS, window: WindowSpec = WINDOW) -> Extractor:
+    return Extractor.load(model.folder, blocks=blocks, window=window)
 
 
 def windows_of(extractor: Extractor) -> list[Window]:
-    return [window for reading in extractor.read(TEXTS, 1000) for window in reading.windows]
+    return [window for text in TEXTS for window in extractor.windower.windows(text)]
 
 
-def by_hand(model: Saved, windows: list[Window], layer: int) -> Features:
-    """Mean and maximum of the whole model's hidden states, one window at a time and without padding."""
+def pooled(state: np.ndarray, kind: Pooling) -> np.ndarray:
+    by_kind = {"mean": state.mean(axis=0), "max": state.max(axis=0), "first": state[0], "last": state[-1]}
+    return by_kind[kind]
+
+
+def by_hand(model: Saved, windows: list[Window], blocks: tuple[Block, ...]) -> Features:
+    """Pooled hidden states of the whole model, one window at a time and without padding."""
     rows = []
     for window in windows:
         ids = torch.tensor([window.ids])
-        state = model.states(ids, torch.ones_like(ids))[layer][0].numpy()
-        rows.append(np.concatenate([state.mean(axis=0), state.max(axis=0)]))
+        states = model.states(ids, torch.ones_like(ids))
+        rows.append(np.concatenate([pooled(states[block.layer][0].numpy(), block.pooling) for block in blocks]))
     return np.stack(rows)
 
 
@@ -57,12 +60,12 @@ def test_features_are_those_of_each_window_alone(model: Saved, monkeypatch: pyte
     extractor = load(model)
     windows = windows_of(extractor)
     assert len({len(window.ids) for window in windows}) > 3
-    expected = by_hand(model, windows, 2)
+    expected = by_hand(model, windows, BLOCKS)
     for tokens in (4096, 40):
         monkeypatch.setattr("lec_guard.detect.extractor._BATCH_TOKENS", tokens)
         features = extractor.features(windows)
         assert features.dtype == np.float32
-        assert features.shape == (len(windows), extractor.width) == (len(windows), 2 * WIDTH)
+        assert features.shape == (len(windows), extractor.backend.width) == (len(windows), 2 * WIDTH)
         np.testing.assert_allclose(features, expected, rtol=0, atol=1e-5)
 
 
@@ -75,34 +78,56 @@ def test_order_of_windows_does_not_matter(bert: Saved) -> None:
     )
 
 
-def test_layer_features_are_the_features_of_each_cut(model: Saved) -> None:
-    whole = load(model, layers=None)
-    windows = windows_of(whole)
-    every = whole.layer_features(windows)
-    assert every.shape == (model.family.layers + 1, len(windows), 2 * WIDTH)
-    for layer in range(model.family.layers + 1):
-        cut = load(model, layers=layer)
-        np.testing.assert_allclose(every[layer], cut.features(windows), rtol=0, atol=1e-5)
-        assert cut.layer_features(windows).shape[0] == layer + 1
+def test_blocks_of_any_layers_and_poolings_stand_side_by_side_in_their_order(model: Saved) -> None:
+    every = tuple(Block(layer, kind) for layer in range(model.family.layers + 1) for kind in POOLINGS)
+    shuffled = tuple(every[i] for i in np.random.default_rng(0).permutation(len(every)))
+    for blocks in (every, shuffled, every[:1], shuffled[-1:], (*every[:1], *every[:1])):
+        extractor = load(model, blocks)
+        windows = windows_of(extractor)[:6]
+        assert extractor.backend.width == WIDTH * len(blocks)
+        np.testing.assert_allclose(extractor.features(windows), by_hand(model, windows, blocks), rtol=0, atol=1e-5)
 
 
-def test_poolings_fix_width_and_order(bert: Saved) -> None:
-    both = load(bert)
-    windows = windows_of(both)
-    mean, highest = load(bert, pooling=("mean",)), load(bert, pooling=("max",))
-    assert (mean.width, both.width) == (WIDTH, 2 * WIDTH)
-    np.testing.assert_array_equal(
-        both.features(windows), np.concatenate([mean.features(windows), highest.features(windows)], axis=1)
-    )
+def test_layers_above_the_highest_block_are_not_loaded(bert: Saved) -> None:
+    def size(layer: int) -> int:
+        return sum(p.numel() for p in load_pruned(bert.folder, layer).module.parameters())
+
+    assert size(1) < size(2) < size(3)
+    # The embeddings of a model do not depend on how many layers lie above them.
+    low, high = load(bert, (Block(0, "mean"),)), load(bert, (Block(0, "mean"), Block(3, "mean")))
+    windows = windows_of(low)
+    np.testing.assert_allclose(high.features(windows)[:, :WIDTH], low.features(windows), rtol=0, atol=1e-5)
+
+
+def test_no_windows_give_no_features(bert: Saved) -> None:
+    assert load(bert).features([]).shape == (0, 2 * WIDTH)
+
+
+BF16_TOLERANCE = 0.05
+"""Of the largest feature: bfloat16 has eight bits, and two layers add their roundings up."""
+
+
+def test_bfloat16_gives_the_features_of_float32_within_a_tolerance(model: Saved) -> None:
+    exact = load(model)
+    rounded = Extractor.load(model.folder, blocks=BLOCKS, window=WINDOW, dtype="bf16")
+    windows = windows_of(exact)
+    assert (exact.backend.name, rounded.backend.name) == ("torch-fp32", "torch-bf16")
+    assert rounded.extractor_id == exact.extractor_id
+    found, expected = rounded.features(windows), exact.features(windows)
+    assert found.dtype == np.float32
+    assert not np.array_equal(found, expected)
+    assert np.abs(found - expected).max() < BF16_TOLERANCE * np.abs(expected).max()
 
 
 def test_low_precision_weights_are_computed_in_float32(bert: Saved, tmp_path: Path) -> None:
     hf.BertForMaskedLM.from_pretrained(bert.folder).to(torch.bfloat16).save_pretrained(tmp_path)
     shutil.copy(bert.folder / "tokenizer.json", tmp_path)
     assert {p.dtype for p in load_pruned(tmp_path, 2).module.parameters()} == {torch.bfloat16}
-    extractor = Extractor.load(tmp_path, layers=2, pooling=BOTH, window=WINDOW)
-    assert {p.dtype for p in extractor.model.module.parameters()} == {torch.float32}
-    assert np.isfinite(extractor.features(windows_of(extractor))).all()
+    extractor = Extractor.load(tmp_path, blocks=BLOCKS, window=WINDOW)
+    # The weights are rounded already; computed in bfloat16, the features would be far from these.
+    features = extractor.features(windows_of(extractor))
+    whole = Saved("bert", bert.family, tmp_path, hf.AutoModel.from_pretrained(tmp_path, dtype=torch.float32).eval())
+    np.testing.assert_allclose(features, by_hand(whole, windows_of(extractor), BLOCKS), rtol=0, atol=1e-5)
 
 
 def test_windows_longer_than_the_model_reads_are_refused(bert: Saved) -> None:
@@ -120,10 +145,10 @@ def test_missing_tokenizer_is_refused(bert: Saved, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(bert.folder, tmp_path / "bad"))
     (folder / "tokenizer.json").unlink()
     with pytest.raises(BundleError, match=r"tokenizer\.json"):
-        Extractor.load(folder, layers=1, pooling=BOTH, window=WINDOW)
+        Extractor.load(folder, blocks=BLOCKS, window=WINDOW)
     (folder / "tokenizer.json").mkdir()
     with pytest.raises(BundleError, match=r"tokenizer\.json"):
-        Extractor.load(folder, layers=1, pooling=BOTH, window=WINDOW)
+        Extractor.load(folder, blocks=BLOCKS, window=WINDOW)
 
 
 @pytest.mark.parametrize(
@@ -145,12 +170,12 @@ def test_broken_tokenizer_is_refused(
     content = (folder / "tokenizer.json").read_bytes()
     (folder / "tokenizer.json").write_bytes(damage(content))
     with pytest.raises(BundleError, match=r"tokenizer\.json: not a tokenizer"):
-        Extractor.load(folder, layers=1, pooling=BOTH, window=WINDOW)
+        Extractor.load(folder, blocks=BLOCKS, window=WINDOW)
 
 
 def test_extractor_id_is_stable(bert: Saved, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(bert.folder, tmp_path / "moved"))
-    again = Extractor.load(moved, layers=2, pooling=BOTH, window=WINDOW)
+    again = Extractor.load(moved, blocks=BLOCKS, window=WINDOW)
     assert load(bert).extractor_id == load(bert).extractor_id == again.extractor_id
     again.features(windows_of(again))
     assert len(again.extractor_id) == 64
@@ -167,14 +192,16 @@ def test_extractor_id_knows_all_that_fixes_the_features(bert: Saved, tmp_path: P
     edited["normalizer"]["lowercase"] = False
     (tokenizer / "tokenizer.json").write_text(json.dumps(edited))
 
-    same = {"layers": 2, "pooling": BOTH, "window": WINDOW}
+    mean, highest = BLOCKS
+    same = {"blocks": BLOCKS, "window": WINDOW}
     extractors = [
         Extractor.load(bert.folder, **same),
-        Extractor.load(bert.folder, **same | {"layers": 0}),
-        Extractor.load(bert.folder, **same | {"layers": 1}),
-        Extractor.load(bert.folder, **same | {"layers": None}),
-        Extractor.load(bert.folder, **same | {"pooling": ("mean",)}),
-        Extractor.load(bert.folder, **same | {"pooling": ("max", "mean")}),
+        Extractor.load(bert.folder, **same | {"blocks": (Block(0, "mean"), Block(0, "max"))}),
+        Extractor.load(bert.folder, **same | {"blocks": (Block(1, "mean"), highest)}),
+        Extractor.load(bert.folder, **same | {"blocks": (Block(3, "mean"), Block(3, "max"))}),
+        Extractor.load(bert.folder, **same | {"blocks": (mean,)}),
+        Extractor.load(bert.folder, **same | {"blocks": (highest, mean)}),
+        Extractor.load(bert.folder, **same | {"blocks": (mean, Block(2, "last"))}),
         Extractor.load(bert.folder, **same | {"window": WindowSpec(size=17, stride=7)}),
         Extractor.load(bert.folder, **same | {"window": WindowSpec(size=16, stride=8)}),
         Extractor.load(weights, **same),
@@ -195,5 +222,5 @@ def test_own_truncation_and_padding_of_a_tokenizer_are_off(bert: Saved, tmp_path
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=12)
     tokenizer.save(str(folder / "tokenizer.json"))
-    extractor = Extractor.load(folder, layers=1, pooling=BOTH, window=WINDOW)
+    extractor = Extractor.load(folder, blocks=BLOCKS, window=WINDOW)
     assert windows_of(extractor) == windows_of(load(bert))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -84,30 +86,117 @@ def test_labels_are_told_in_the_order_of_the_columns() -> None:
     assert {name: values.shape for name, values in scores.items()} == {"injection": (1,), "topic": (2,), "safety": (3,)}
 
 
-@pytest.mark.parametrize("top", [1, 2, 3, 7, 50])
+def alarms(spec: HeadSpec, logits: np.ndarray) -> list[float]:
+    return [max(row[1:]) - row[0] if spec.kind == "multiclass" else row[0] for row in logits.astype(np.float64)]
+
+
+def aggregate(spec: HeadSpec, values: list[float]) -> float:
+    """The docstring's formula, in whole numbers as far as Python has them."""
+    t, n = spec.temperature, len(values)
+    log_mean_exp = t * (math.log(math.fsum(math.exp(value / t) for value in values)) - math.log(n))
+    first, second = spec.length_terms
+    return log_mean_exp - first * math.log(n) - second * math.log(n) ** 2
+
+
+@pytest.mark.parametrize("terms", [(0.0, 0.0), (0.3, 0.0), (0.1, 0.05), (-0.2, 0.0)])
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 5.0])
 @pytest.mark.parametrize("spec", HEADS, ids=lambda spec: spec.kind)
-def test_text_score_averages_the_logits_of_the_highest_windows(spec: HeadSpec, top: int) -> None:
-    stack = one_head(spec.model_copy(update={"top_windows": top}))
-    for rows in (1, 2, 7):
+def test_a_texts_alarm_is_the_aggregate_of_its_windows(
+    spec: HeadSpec, temperature: float, terms: tuple[float, float]
+) -> None:
+    spec = spec.model_copy(update={"temperature": temperature, "length_terms": terms})
+    stack = one_head(spec)
+    for rows in (1, 2, 7, 40):
         logits = stack.logits(features(rows, seed=rows))
-        alarm = [max(row[1:]) - row[0] if spec.kind == "multiclass" else row[0] for row in logits]
-        highest = sorted(range(rows), key=lambda i: -alarm[i])[:top]
-        mean = sum(logits[i].astype(np.float64) for i in highest) / len(highest)
-        expected = stack.window_scores(mean[None].astype(np.float32))[spec.name][0]
-        np.testing.assert_allclose(stack.text_scores(logits)[spec.name], expected, atol=1e-6)
+        scores = stack.text_scores(logits)[spec.name].astype(np.float64)
+        expected = aggregate(spec, alarms(spec, logits))
+        if spec.kind == "multiclass":
+            # The loudest column over the one of "none of these".
+            found = math.log(scores.max()) - math.log(1 - scores.sum())
+        else:
+            found = math.log(scores[0]) - math.log(1 - scores[0])
+        assert found == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.mark.parametrize("spec", HEADS, ids=lambda spec: spec.kind)
+def test_near_zero_the_loudest_window_speaks_for_the_text(spec: HeadSpec) -> None:
+    stack = one_head(spec.model_copy(update={"temperature": 1e-4}))
+    logits = stack.logits(features(9))
+    loudest = int(np.argmax(alarms(spec, logits)))
+    expected = stack.window_scores(logits)[spec.name][loudest]
+    np.testing.assert_allclose(stack.text_scores(logits)[spec.name], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("spec", HEADS, ids=lambda spec: spec.kind)
+def test_a_large_temperature_averages_the_windows(spec: HeadSpec) -> None:
+    stack = one_head(spec.model_copy(update={"temperature": 1e5}))
+    logits = stack.logits(features(9))
+    mean = logits.astype(np.float64).mean(axis=0)
+    if spec.kind == "multiclass":
+        # The alarm is averaged, not what it is made of.
+        mean[1:] += np.mean(alarms(spec, logits)) - (mean[1:].max() - mean[0])
+    expected = stack.window_scores(mean[None].astype(np.float32))[spec.name][0]
+    np.testing.assert_allclose(stack.text_scores(logits)[spec.name], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.5, 3.0])
+@pytest.mark.parametrize("spec", HEADS, ids=lambda spec: spec.kind)
+def test_the_order_of_the_windows_does_not_matter(spec: HeadSpec, temperature: float) -> None:
+    stack = one_head(spec.model_copy(update={"temperature": temperature}))
+    logits = stack.logits(features(11))
+    np.testing.assert_allclose(
+        stack.text_scores(logits[::-1])[spec.name], stack.text_scores(logits)[spec.name], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("rows", [1, 2, 30])
+def test_categories_share_out_the_first_label(rows: int, temperature: float) -> None:
+    stack = one_head(TWO_LEVEL.model_copy(update={"temperature": temperature, "length_terms": (0.2, 0.1)}))
+    scores = stack.text_scores(stack.logits(features(rows, seed=rows)))["safety"]
+    assert scores[1:].sum() == pytest.approx(scores[0], abs=1e-6)
+
+
+def test_categories_are_those_of_the_windows_that_raise_the_first_label() -> None:
+    logits = np.array([[4.0, 9.0, 0.0], [-4.0, 0.0, 9.0], [-4.0, 0.0, 9.0]], dtype=np.float32)
+    sharp = one_head(TWO_LEVEL.model_copy(update={"temperature": 0.5}))
+    unsafe, weapons, fraud = sharp.text_scores(logits)["safety"]
+    assert weapons > 0.99 * unsafe
+    assert fraud < 0.01
+
+
+@pytest.mark.parametrize("rows", [1, 3, 20])
+def test_labels_of_a_multiclass_head_and_none_of_them_sum_to_one(rows: int) -> None:
+    stack = one_head(MULTICLASS.model_copy(update={"temperature": 0.7}))
+    scores = stack.text_scores(stack.logits(features(rows)))["topic"]
+    assert (scores > 0).all()
+    assert scores.sum() < 1
+
+
+def test_the_length_terms_lower_longer_texts_alone() -> None:
+    terms = (0.4, 0.1)
+    plain, lowered = (one_head(BINARY.model_copy(update={"length_terms": t})) for t in ((0.0, 0.0), terms))
+    for rows in (1, 2, 10, 1000):
+        logits = np.full((rows, 1), 1.5, dtype=np.float32)
+        before, after = (stack.text_scores(logits)["injection"][0] for stack in (plain, lowered))
+        assert before == pytest.approx(sigmoid(np.array(1.5)), abs=1e-6)
+        expected = 1.5 - terms[0] * math.log(rows) - terms[1] * math.log(rows) ** 2
+        assert after == pytest.approx(sigmoid(np.array(expected)), abs=1e-6)
 
 
 @pytest.mark.parametrize("spec", HEADS, ids=lambda spec: spec.kind)
 def test_text_of_one_window_scores_as_its_window(spec: HeadSpec) -> None:
     stack = one_head(spec)
     logits = stack.logits(features(1))
-    np.testing.assert_array_equal(stack.text_scores(logits)[spec.name], stack.window_scores(logits)[spec.name][0])
+    np.testing.assert_allclose(
+        stack.text_scores(logits)[spec.name], stack.window_scores(logits)[spec.name][0], rtol=0, atol=1e-6
+    )
 
 
-def test_one_loud_window_among_quiet_ones_is_heard_with_top_one_only() -> None:
+def test_one_loud_window_among_quiet_ones_is_heard_at_a_low_temperature_only() -> None:
     logits = np.full((10, 1), -6.0, dtype=np.float32)
     logits[4] = 6.0
-    loud, averaged = (one_head(BINARY.model_copy(update={"top_windows": top})) for top in (1, 10))
+    loud, averaged = (one_head(BINARY.model_copy(update={"temperature": t})) for t in (0.5, 1000.0))
     assert loud.text_scores(logits)["injection"][0] > 0.99
     assert averaged.text_scores(logits)["injection"][0] < 0.01
 
@@ -176,7 +265,13 @@ def test_two_heads_of_one_name_are_refused() -> None:
         {"name": "a\n"},
         {"name": "a" * 65},
         {"labels": ("a/b",)},
-        {"top_windows": 0},
+        {"top_windows": 2},
+        {"temperature": 0.0},
+        {"temperature": -1.0},
+        {"temperature": float("inf")},
+        {"temperature": float("nan")},
+        {"length_terms": (0.1,)},
+        {"length_terms": (0.1, 0.1, 0.1)},
         {"threshold": 0.5},
     ],
 )

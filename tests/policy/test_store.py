@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from lec_guard import PolicyError
-from lec_guard.detect.bundle import EMBEDDED, read_bundle
 from lec_guard.policy.store import BUILTIN, Policy, PolicyStore
 from tests.conftest import ROOT, write_policies
 
@@ -302,8 +301,8 @@ def test_a_policy_reads_only_what_the_detector_gives(tmp_path):
 
 
 @pytest.mark.parametrize("path", [None, ROOT / "policies"], ids=["packaged", "repository"])
-def test_the_policies_that_are_shipped_fit_the_detector_that_is_shipped(path):
-    labels = read_bundle(EMBEDDED).heads.labels
+def test_the_policies_that_are_shipped_fit_the_detector_that_is_shipped(path, embedded):
+    labels = embedded.labels
     policies = PolicyStore.load(path).policies()
     for policy in policies:
         policy.check_heads(labels)

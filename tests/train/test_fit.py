@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from lec_guard.detect.heads import HeadSpec, HeadStack
 from lec_guard.train.fit import (
     Columns,
     balanced_weights,
@@ -17,6 +18,7 @@ from lec_guard.train.fit import (
     fit_binary,
     fit_categories,
     fit_windows,
+    highest,
     platt,
     text_logits,
 )
@@ -95,24 +97,34 @@ def test_scaled_columns_give_scaled_logits(rng):
             st.just(texts), st.lists(st.tuples(st.integers(0, texts - 1), st.integers(-50, 50)), max_size=25)
         )
     ),
-    st.integers(1, 5),
+    st.sampled_from([0.05, 0.5, 1.0, 4.0]),
 )
-def test_a_texts_logit_is_the_mean_of_its_highest_windows(windows, top):
+def test_a_texts_logit_is_what_a_head_aggregates_its_windows_to(windows, temperature):
     texts, pairs = windows
     owner = np.array([text for text, _ in pairs], np.int64)
     logits = np.array([value / 8 for _, value in pairs], np.float32)
-    expected = []
-    for text in range(texts):
-        own = sorted((value / 8 for at, value in pairs if at == text), reverse=True)[:top]
-        expected.append(sum(own) / len(own) if own else -np.inf)
-    found = text_logits(logits, owner, texts, top)
+    found = text_logits(logits, owner, texts, temperature)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, np.array(expected, np.float32), rtol=1e-6)
+    head = HeadSpec(name="head", kind="binary", labels=("label",), temperature=temperature)
+    stack = HeadStack([head], np.ones((1, 1)), np.zeros(1))
+    tops = highest(logits, owner, texts)
+    for text in range(texts):
+        own = logits[owner == text]
+        if not len(own):
+            assert found[text] == tops[text] == -np.inf
+            continue
+        (expected,) = stack.text_scores(own[:, None])["head"]
+        assert 1 / (1 + np.exp(-np.float64(found[text]))) == pytest.approx(expected, abs=1e-5)
+        assert tops[text] == own.max()
+        assert own.mean() - 1e-3 <= found[text] <= own.max() + 1e-3
 
 
 def test_texts_without_windows_have_the_lowest_logit_there_is():
-    found = text_logits(np.array([1, 3, 2], np.float32), np.array([3, 1, 3]), 5, 2)
-    assert found.tolist() == [-np.inf, 3.0, -np.inf, 1.5, -np.inf]
+    logits, owner = np.array([1, 3, 2], np.float32), np.array([3, 1, 3])
+    assert highest(logits, owner, 5).tolist() == [-np.inf, 3.0, -np.inf, 2.0, -np.inf]
+    found = text_logits(logits, owner, 5, 1.0)
+    assert found[[0, 2, 4]].tolist() == [-np.inf] * 3
+    assert found[[1, 3]] == pytest.approx([3.0, np.log((np.e + np.e**2) / 2)])
 
 
 def test_both_labels_weigh_alike_and_a_family_by_the_root_of_its_size():

@@ -1,0 +1,111 @@
+"""Which backend is fastest on this machine, among those whose scores hold their tolerance."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from lec_guard.detect.backends.onnx import OnnxDtype
+from lec_guard.detect.bundle import Bundle, model_store, read_bundle
+from lec_guard.detect.export import TOLERANCE, cached_export, worst_difference
+from lec_guard.detect.extractor import Block, Extractor
+from lec_guard.detect.windows import Window, WindowSpec
+from lec_guard.errors import BundleError
+
+if TYPE_CHECKING:
+    from lec_guard.detect.detector import BackendName
+
+_ROUNDS = 15
+_TOKENS = 128
+"""Length of the window that is timed: a prompt of ordinary length."""
+
+
+def fastest(bundle: Bundle) -> BackendName:
+    """Measure the installed backends once and remember the answer for this machine and these versions.
+
+    Args:
+        bundle: A bundle with base weights.
+
+    Returns:
+        The backend with the lowest median time for one window, of those within their tolerance.
+
+    Raises:
+        BundleError: If not even torch in float32 can run it.
+    """
+    memory = model_store() / "backends" / f"{_key(bundle)}.json"
+    try:
+        known: BackendName = json.loads(memory.read_text(encoding="utf-8"))["backend"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    else:
+        if known in _candidates():
+            return known
+    extractors = _extractors(bundle)
+    window = Window([5] * min(_TOKENS, bundle.spec.window.size), 0, 1, 0, as_meant=False)
+    times: dict[BackendName, list[float]] = {name: [] for name in extractors}
+    # In turn, so that a slow moment of the machine hits all of them.
+    for _ in range(_ROUNDS):
+        for name, extractor in extractors.items():
+            began = time.perf_counter()
+            extractor.features([window])
+            times[name].append(time.perf_counter() - began)
+    medians = {name: statistics.median(own) for name, own in times.items()}
+    best = min(medians, key=lambda name: medians[name])
+    _remember(memory, {"backend": best, "milliseconds": {name: ms * 1000 for name, ms in medians.items()}})
+    return best
+
+
+def _candidates() -> list[BackendName]:
+    names: list[BackendName] = ["torch-fp32", "torch-bf16"]
+    if all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime", "onnxscript")):
+        names += ["onnx-fp32", "onnx-int8"]
+    return names
+
+
+def _extractors(bundle: Bundle) -> dict[BackendName, Extractor]:
+    """The backends that hold their tolerance; torch in float32 is what they are held against."""
+    blocks = [Block(block.layer, block.pooling) for block in bundle.spec.blocks]
+    window = WindowSpec(size=bundle.spec.window.size, stride=bundle.spec.window.stride)
+    base = bundle.base_folder()
+    reference = Extractor.load(base, blocks=blocks, window=window)
+    found: dict[BackendName, Extractor] = {"torch-fp32": reference}
+    half = Extractor.load(base, blocks=blocks, window=window, dtype="bf16")
+    if worst_difference(bundle, half, reference) <= TOLERANCE["torch-bf16"]:
+        found["torch-bf16"] = half
+    dtypes: tuple[tuple[BackendName, OnnxDtype], ...] = (("onnx-fp32", "fp32"), ("onnx-int8", "int8"))
+    for name, dtype in dtypes:
+        if name in _candidates():
+            try:
+                exported = read_bundle(cached_export(bundle, dtype))
+                found[name] = Extractor.load_onnx(
+                    exported.base_folder(), exported.onnx(), window=window, extractor_id=exported.spec.extractor_id
+                )
+            except BundleError:  # not exportable, or beyond its tolerance: no candidate
+                continue
+    return found
+
+
+def _key(bundle: Bundle) -> str:
+    """What the answer holds for: this detector on this machine with these versions."""
+    parts = [bundle.detector_id, platform.processor(), platform.machine(), str(os.cpu_count()), torch.__version__]
+    parts += [importlib.metadata.version(package) for package in ("onnxruntime",) if importlib.util.find_spec(package)]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:24]
+
+
+def _remember(file: Path, answer: dict[str, object]) -> None:
+    """Best effort: without it the next process measures again."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file.write_text(json.dumps(answer), encoding="utf-8")
+    except OSError:
+        return
