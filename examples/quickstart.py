@@ -53,6 +53,9 @@ REQUESTS: dict[str, list[AnyMessage]] = {
 }
 
 
+HEADS = ("injection", "indirect_injection", "safety", "reading")
+
+
 class Recorder(BaseCallbackHandler):
     """Keeps the verdicts that the guard sends as LangChain custom events."""
 
@@ -81,14 +84,14 @@ def chat_model(name: str | None) -> BaseChatModel:
 def row(request: str, verdict: dict[str, Any]) -> list[str]:
     """A line of the table: each head's likeliest label, and what the policy made of them."""
     colour = {"allow": "green", "flag": "yellow", "block": "red"}[verdict["action"]]
-    scores = [max(labels.values()) for labels in verdict["scores"].values()]
+    scores = [f"{max(verdict['scores'][head].values()):.2f}" if verdict["scores"] else "" for head in HEADS]
     action = f"[{colour}]{verdict['action']}[/]"
     return [
         request,
         verdict["stage"],
         action,
         verdict["rule"] or "",
-        *(f"{p:.2f}" for p in scores),
+        *scores,
         f"{verdict['ms']:.1f}",
     ]
 
@@ -98,14 +101,14 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--model", help="provider:name, as langchain's init_chat_model takes it")
     options = arguments.parse_args()
-    console = Console(width=130)
+    console = Console(width=140)
 
     began = time.perf_counter()
     guard = GuardRunnable.from_policies(POLICIES)
     console.print(f"guard ready in {time.perf_counter() - began:.1f} s")
     chain = guard | chat_model(options.model) | guard
 
-    table = Table("request", "stage", "action", "rule", "injection", "indirect", "safety", "ms")
+    table = Table("request", "stage", "action", "rule", *HEADS, "ms")
     answers = Table("request", "what the caller got")
     for request, messages in REQUESTS.items():
         recorder = Recorder()

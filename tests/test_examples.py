@@ -15,6 +15,8 @@ def test_the_quickstart_prints_a_verdict_for_every_step() -> None:
         assert request in run.stdout
     for stage in ("input", "output", "tool_input", "tool_output"):
         assert stage in run.stdout
+    for head in ("injection", "indirect_injection", "safety", "reading", "ms"):
+        assert head in run.stdout.splitlines()[2], "a column without its name"
     assert "GuardBlocked" in run.stdout
     assert run.stderr == ""
 
