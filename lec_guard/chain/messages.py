@@ -10,12 +10,11 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import enum
-import itertools
 import json
 import numbers
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -24,7 +23,6 @@ from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
     BaseMessage,
-    BaseMessageChunk,
     ChatMessage,
     FunctionMessage,
     SystemMessage,
@@ -37,7 +35,7 @@ from pydantic import BaseModel
 from lec_guard.errors import UnsupportedValueError
 from lec_guard.step import Origin, Stage, Step, ToolRef, Trust
 
-_DEEPEST = 64
+DEEPEST = 64
 """Levels of nesting that are read; deeper values are refused."""
 
 _ROLES: dict[str, Stage | None] = {
@@ -101,49 +99,6 @@ def steps_of(value: object, stage: Stage | None = None, request: str | None = No
     return list(dict.fromkeys(_Lens(stage, request).read(value, "the value", 0, top=True)))
 
 
-def steps_of_stream(chunks: Sequence[Any], stage: Stage | None = None, request: str | None = None) -> list[Step]:
-    """The steps in a stream that was held whole: those of what its chunks add up to.
-
-    Args:
-        chunks: All chunks, in order.
-        stage: As for `steps_of`.
-        request: As for `steps_of`.
-
-    Returns:
-        At least one step, unless there are no chunks. Where chunks do not add up, each is read by itself, and
-        besides all their texts in one piece.
-
-    Raises:
-        UnsupportedValueError: If a chunk can't be read.
-    """
-    totals = _totals(list(chunks), 0)
-    steps = [step for total in totals for step in steps_of(total, stage, request)]
-    if len(totals) > 1:
-        for own in dict.fromkeys(step.stage for step in steps):
-            texts = [step.text for step in steps if step.stage == own]
-            context = next((step.context for step in steps if step.stage == own), None)
-            steps.append(Step(stage=own, text="".join(texts), context=context))
-    return list(dict.fromkeys(steps))
-
-
-def whole(chunks: Sequence[Any]) -> Any:
-    """A stream as the one value that a chain takes: its sum, as LangChain adds, or its last chunk.
-
-    Args:
-        chunks: All chunks, in order.
-
-    Returns:
-        The value; None for an empty stream.
-    """
-    total = None
-    for chunk in chunks:
-        try:
-            total = chunk if total is None else total + chunk
-        except TypeError:
-            total = chunk
-    return total
-
-
 def request_of(value: object) -> str | None:
     """The text of a value's last user message, as context for what answers it.
 
@@ -186,7 +141,7 @@ class _Lens:
 
     def _data(self, value: object, at: str, depth: int) -> Iterator[Step]:
         """Texts without a role are one step; messages and documents among them are steps of their own."""
-        found = _Texts(apart=True)
+        found = Texts(apart=True)
         found.walk(value, "", at, depth)
         for part, where, deep in found.parts:
             yield from self.read(part, where, deep)
@@ -217,7 +172,7 @@ class _Lens:
             yield Step(stage="input", text="\n".join(system), origin=Origin(trust="operator"))
 
 
-class _Texts:
+class Texts:
     """Keys and leaves of a value, a line each.
 
     Args:
@@ -234,8 +189,8 @@ class _Texts:
 
     def walk(self, value: object, key: str, at: str, depth: int) -> None:
         """Read a value; `key` is the name it goes by in what is around it."""
-        if depth > _DEEPEST:
-            raise UnsupportedValueError(f"{at}: nested more than {_DEEPEST} deep")
+        if depth > DEEPEST:
+            raise UnsupportedValueError(f"{at}: nested more than {DEEPEST} deep")
         if key and not _NAME.fullmatch(key):
             self.said = True
         # Before str and int: an enum may be one too, and its value is what a model is shown.
@@ -246,7 +201,7 @@ class _Texts:
             self.said = True
         elif value is None:
             self._line(key, "")
-        elif _is_scalar(value):
+        elif is_scalar(value):
             self._line(key, str(value))
         elif self._apart and (isinstance(value, BaseMessage | PromptValue | Document) or _is_call(value)):
             self._line(key, "")
@@ -263,7 +218,7 @@ class _Texts:
             self._fields(value, key, at, depth)
 
     def _fields(self, value: object, key: str, at: str, depth: int) -> None:
-        items = _items(value)
+        items = items_of(value)
         if items is None:
             raise UnsupportedValueError(
                 f"{at} is a {type(value).__name__}, which the guard can't read; give it text, messages, documents, "
@@ -288,7 +243,7 @@ class _Talk(list[object]):
         super().__init__(value if isinstance(value, list | tuple) and not _is_loose_message(value) else [value])
 
 
-def _items(value: object) -> list[tuple[str, object]] | None:
+def items_of(value: object) -> list[tuple[str, object]] | None:
     """Names and values of everything in a dict, pydantic object or dataclass; None for anything else."""
     if isinstance(value, Mapping):
         return [(str(name), item) for name, item in value.items()]
@@ -301,7 +256,8 @@ def _items(value: object) -> list[tuple[str, object]] | None:
     return None
 
 
-def _is_scalar(value: object) -> bool:
+def is_scalar(value: object) -> bool:
+    """Whether a value is a number, date, time or identifier: a leaf that is read as it prints."""
     if isinstance(value, numbers.Number | uuid.UUID | datetime.date | datetime.time | datetime.timedelta):
         return True
     # NumPy's scalars, which re-rankers leave in metadata.
@@ -368,7 +324,7 @@ def _content(message: BaseMessage, at: str) -> tuple[str, list[str]]:
 
     LangChain's `.text` puts text blocks together without a space, providers show them apart: both are read.
     """
-    found = _Texts(media=False)
+    found = Texts(media=False)
     texts: list[str] = []
     for number, block in enumerate(_blocks(message)):
         if isinstance(block, str):
@@ -392,7 +348,7 @@ def _blocks(message: BaseMessage) -> list[str | dict[str, Any]]:
     return [message.content] if isinstance(message.content, str) else message.content
 
 
-def _block_lines(block: Mapping[str, Any], found: _Texts, at: str) -> None:
+def _block_lines(block: Mapping[str, Any], found: Texts, at: str) -> None:
     _refuse_media(block, at)
     kind = block.get("type")
     for key, value in block.items():
@@ -491,7 +447,7 @@ def _is_call(value: object) -> bool:
 
 def _call(call: Any, request: str | None, at: str) -> Step:
     """A tool call: its name is the tool's, all its other keys and leaves are the text."""
-    found = _Texts(media=True)
+    found = Texts()
     for key, value in call.items():
         if key not in (*_NOT_TEXT, "name") and value not in (None, ""):
             # What holds the arguments goes by many names; theirs count.
@@ -513,7 +469,7 @@ def _results(message: BaseMessage, request: str | None, at: str) -> Iterator[Ste
     """Results of tools inside other messages: third-party text, whatever the message's role."""
     for number, block in enumerate(_blocks(message)):
         if isinstance(block, dict) and _is_result_block(block):
-            found = _Texts(media=False)
+            found = Texts(media=False)
             _block_lines(block, found, f"{at}.content[{number}]")
             name = block.get("name")
             yield Step(
@@ -526,114 +482,8 @@ def _results(message: BaseMessage, request: str | None, at: str) -> Iterator[Ste
 
 
 def _document(document: Document, at: str) -> Step:
-    found = _Texts()
+    found = Texts()
     found.walk(document.metadata, "", f"{at}.metadata", 0)
     ids = (document.id,) if document.id else ()
     text = "\n".join([document.page_content, *found.lines])
     return Step(stage="retrieval", text=text, origin=Origin(trust="third_party", ids=ids))
-
-
-# --- streams
-
-
-def _totals(chunks: list[Any], depth: int) -> list[Any]:
-    """What chunks add up to: one value, or several where they are of several kinds."""
-    if len(chunks) < 2 or depth > _DEEPEST:
-        return chunks
-    if any(isinstance(chunk, tuple) for chunk in chunks):
-        apart = [_unwrapped(chunk) for chunk in chunks]
-        if all(wrap is not None for wrap, _ in apart):
-            return [
-                t
-                for own in _by(apart, lambda pair: pair[0])
-                for t in _totals([payload for _, payload in own], depth + 1)
-            ]
-    if all(isinstance(chunk, str) for chunk in chunks):
-        return ["".join(chunks)]
-    if all(isinstance(chunk, BaseMessageChunk) for chunk in chunks):
-        return [_message_total(own) for own in _by(chunks, _same_message)]
-    if all(_grows(a, b, 0) for a, b in itertools.pairwise(chunks)):
-        return chunks[-1:]
-    if all(isinstance(chunk, list) for chunk in chunks):
-        return [[item for chunk in chunks for item in chunk]]
-    if all(isinstance(chunk, Mapping) for chunk in chunks):
-        keys = list(dict.fromkeys(key for chunk in chunks for key in chunk))
-        by_key = {key: _totals([chunk[key] for chunk in chunks if key in chunk], depth + 1) for key in keys}
-        return [{key: totals[0] if len(totals) == 1 else totals for key, totals in by_key.items()}]
-    kinds = _by(
-        chunks, lambda chunk: (isinstance(chunk, BaseMessage), isinstance(chunk, str), isinstance(chunk, Mapping))
-    )
-    return [total for own in kinds for total in _totals(own, depth + 1)] if len(kinds) > 1 else chunks
-
-
-def _by(items: Sequence[Any], key: Callable[[Any], object]) -> list[list[Any]]:
-    """Items in groups of the same key, in the order of each group's first one."""
-    groups: dict[object, list[Any]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return list(groups.values())
-
-
-def _unwrapped(chunk: Any) -> tuple[object, Any]:
-    """What a graph's stream says about a chunk, and the chunk: (message, metadata), (mode, …), (namespace, mode, …)."""
-    if (
-        isinstance(chunk, tuple)
-        and len(chunk) == 2
-        and isinstance(chunk[0], BaseMessage)
-        and isinstance(chunk[1], Mapping)
-    ):
-        return "message", chunk[0]
-    if isinstance(chunk, tuple) and len(chunk) == 2 and isinstance(chunk[0], str):
-        wrap, payload = _unwrapped(chunk[1])
-        return (chunk[0], wrap), payload
-    if isinstance(chunk, tuple) and len(chunk) >= 2 and isinstance(chunk[0], tuple):
-        wrap, payload = _unwrapped(chunk[1:] if len(chunk) > 2 else chunk[1])
-        return (chunk[0], wrap), payload
-    return (None, chunk) if isinstance(chunk, tuple) else ("plain", chunk)
-
-
-def _same_message(chunk: BaseMessageChunk) -> object:
-    return type(chunk), getattr(chunk, "role", None), getattr(chunk, "tool_call_id", None)
-
-
-def _message_total(chunks: list[Any]) -> Any:
-    """The sum of chunks; where their metadata do not add up, without them."""
-    try:
-        return _sum(chunks)
-    except (TypeError, ValueError):
-        return _sum(
-            [chunk.model_copy(update={"response_metadata": {}, "additional_kwargs": _texts(chunk)}) for chunk in chunks]
-        )
-
-
-def _texts(chunk: BaseMessageChunk) -> dict[str, Any]:
-    """Additional arguments in a form that always adds up: one text."""
-    found = _Texts()
-    found.walk({k: v for k, v in chunk.additional_kwargs.items() if v}, "", "a chunk", 0)
-    return {"texts": "\n".join(found.lines)} if found.lines else {}
-
-
-def _sum(chunks: list[Any]) -> Any:
-    total = chunks[0]
-    for chunk in chunks[1:]:
-        total = total + chunk
-    return total
-
-
-def _grows(before: Any, after: Any, depth: int) -> bool:
-    """Whether all that was in one chunk is in the next one, as parsers stream a growing object."""
-    if depth > _DEEPEST:
-        return False
-    if before is None or before is after:
-        return True
-    if isinstance(before, str) and isinstance(after, str):
-        return after.startswith(before)
-    if isinstance(before, list) and isinstance(after, list):
-        pairs = zip(before, after, strict=False)
-        return len(before) <= len(after) and all(_grows(a, b, depth + 1) for a, b in pairs)
-    old, new = _items(before), _items(after)
-    if old is not None and new is not None and not isinstance(before, BaseMessage):
-        fields = dict(new)
-        return all(name in fields and _grows(item, fields[name], depth + 1) for name, item in old)
-    # A number's digits come one by one.
-    return _is_scalar(before) and _is_scalar(after) and str(after).startswith(str(before))

@@ -14,8 +14,9 @@ from langchain_core.runnables.utils import ConfigurableFieldSpec
 from pydantic import BaseModel
 
 from lec_guard.chain.base import BatchRunnable, given
-from lec_guard.chain.messages import request_of, whole
+from lec_guard.chain.messages import request_of
 from lec_guard.chain.runnable import GuardRunnable, Stream
+from lec_guard.chain.streaming import whole
 from lec_guard.errors import GuardBlocked, LecGuardError
 from lec_guard.step import Verdict
 

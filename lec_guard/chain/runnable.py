@@ -17,7 +17,8 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.utils import ConfigurableFieldSpec
 
 from lec_guard.chain.base import BatchRunnable, given
-from lec_guard.chain.messages import steps_of, steps_of_stream
+from lec_guard.chain.messages import steps_of
+from lec_guard.chain.streaming import steps_of_stream
 from lec_guard.detect.detector import Detector
 from lec_guard.errors import GuardBlocked, LecGuardError, TenantMismatch
 from lec_guard.guard import Guard

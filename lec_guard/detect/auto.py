@@ -18,8 +18,8 @@ import torch
 from lec_guard.detect.backends.onnx import OnnxDtype
 from lec_guard.detect.bundle import Bundle, model_store, read_bundle
 from lec_guard.detect.export import TOLERANCE, cached_export, worst_difference
-from lec_guard.detect.extractor import Block, Extractor
-from lec_guard.detect.windows import Window, WindowSpec
+from lec_guard.detect.extractor import Extractor
+from lec_guard.detect.windows import Window
 from lec_guard.errors import BundleError
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def _candidates() -> list[BackendName]:
 
 def _extractors(bundle: Bundle) -> dict[BackendName, Extractor]:
     """The backends that hold their tolerance; torch in float32 is what they are held against."""
-    blocks = [Block(block.layer, block.pooling) for block in bundle.spec.blocks]
-    window = WindowSpec(size=bundle.spec.window.size, stride=bundle.spec.window.stride)
+    blocks, window = bundle.blocks, bundle.window
     base = bundle.base_folder()
     reference = Extractor.load(base, blocks=blocks, window=window)
     found: dict[BackendName, Extractor] = {"torch-fp32": reference}

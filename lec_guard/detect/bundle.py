@@ -18,7 +18,9 @@ import safetensors.numpy
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
+from lec_guard.detect.extractor import Block
 from lec_guard.detect.heads import HeadSpec, HeadStack
+from lec_guard.detect.windows import WindowSpec
 from lec_guard.errors import BundleError
 
 DESCRIPTION = "detector.json"
@@ -147,6 +149,16 @@ class Bundle:
         self.spec = spec
         self.heads = heads
         self.detector_id = detector_id
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The layers and poolings that make up a feature vector."""
+        return tuple(Block(block.layer, block.pooling) for block in self.spec.blocks)
+
+    @property
+    def window(self) -> WindowSpec:
+        """Size and stride of the windows."""
+        return WindowSpec(size=self.spec.window.size, stride=self.spec.window.stride)
 
     def onnx(self) -> OnnxBase:
         """What the bundle says of its exported model.

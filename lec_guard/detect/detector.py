@@ -10,9 +10,9 @@ from typing import Literal, Protocol
 import numpy as np
 
 from lec_guard.detect.bundle import EMBEDDED, OnnxBase, read_bundle
-from lec_guard.detect.extractor import Block, Extractor
+from lec_guard.detect.extractor import Extractor
 from lec_guard.detect.heads import HeadStack, Matrix
-from lec_guard.detect.windows import Window, WindowSpec
+from lec_guard.detect.windows import Window
 from lec_guard.errors import BundleError
 from lec_guard.step import Scores, Span, Step
 
@@ -106,12 +106,11 @@ class LayerDetector:
         """
         bundle = read_bundle(EMBEDDED if source is None else Path(source))
         spec = bundle.spec
-        window = WindowSpec(size=spec.window.size, stride=spec.window.stride)
         if isinstance(spec.base, OnnxBase):
             if backend not in (None, f"onnx-{spec.base.dtype}"):
                 raise BundleError(f"{bundle.folder}: was exported for onnx-{spec.base.dtype}, not for {backend}")
             exported = Extractor.load_onnx(
-                bundle.base_folder(), spec.base, window=window, extractor_id=spec.extractor_id
+                bundle.base_folder(), spec.base, window=bundle.window, extractor_id=spec.extractor_id
             )
             return cls(exported, bundle.heads, bundle.detector_id, budget=budget)
         if backend == "auto":
@@ -125,8 +124,8 @@ class LayerDetector:
             return cls.load(cached_export(bundle, "int8" if backend == "onnx-int8" else "fp32"), budget=budget)
         extractor = Extractor.load(
             bundle.base_folder(),
-            blocks=[Block(block.layer, block.pooling) for block in spec.blocks],
-            window=window,
+            blocks=bundle.blocks,
+            window=bundle.window,
             dtype="bf16" if backend == "torch-bf16" else "fp32",
         )
         if extractor.extractor_id != spec.extractor_id:

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 
 from lec_guard.detect.backends.onnx import OnnxBackend, OnnxDtype
-from lec_guard.detect.bundle import Bundle, FeatureBlock, OnnxBase, model_store, write_bundle
+from lec_guard.detect.bundle import Bundle, OnnxBase, model_store, write_bundle
 from lec_guard.detect.extractor import Block, Extractor
 from lec_guard.detect.pooling import pool
 from lec_guard.detect.prune import PrunedModel, load_pruned
-from lec_guard.detect.windows import WindowSpec
 from lec_guard.errors import BundleError
 
 MODEL = "model.onnx"
@@ -77,7 +76,7 @@ def export(bundle: Bundle, folder: Path, dtype: OnnxDtype) -> None:
     except ModuleNotFoundError as missing:
         raise BundleError(f"exporting needs {missing.name}; run: pip install 'lec-guard[onnx]'") from None
     base = bundle.base_folder()
-    blocks = [Block(block.layer, block.pooling) for block in bundle.spec.blocks]
+    blocks = bundle.blocks
     model = load_pruned(base, max(block.layer for block in blocks))
     model.module.float()
     graph = _Pooled(model, blocks).eval()
@@ -115,11 +114,10 @@ def export(bundle: Bundle, folder: Path, dtype: OnnxDtype) -> None:
         update={
             "base": OnnxBase(kind="onnx", dtype=dtype, width=width, pad_id=model.pad_id),
             "files": files,
-            "blocks": tuple(FeatureBlock(layer=block.layer, pooling=block.pooling) for block in blocks),
         }
     )
     write_bundle(folder, spec, bundle.heads)
-    _check(bundle, Extractor.load(base, blocks=blocks, window=_window(bundle)), folder, dtype, width, model.pad_id)
+    _check(bundle, Extractor.load(base, blocks=blocks, window=bundle.window), folder, dtype, width, model.pad_id)
 
 
 def cached_export(bundle: Bundle, dtype: OnnxDtype) -> Path:
@@ -181,10 +179,6 @@ def _check(bundle: Bundle, reference: Extractor, folder: Path, dtype: OnnxDtype,
             f"{bundle.folder}: scores of the {dtype} export differ by up to {worst:.3f} from torch's, "
             f"more than {TOLERANCE[backend.name]}; use another backend"
         )
-
-
-def _window(bundle: Bundle) -> WindowSpec:
-    return WindowSpec(size=bundle.spec.window.size, stride=bundle.spec.window.stride)
 
 
 @contextmanager
