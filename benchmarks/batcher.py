@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,8 +24,8 @@ from typing import get_args
 
 import torch
 
-from lec_guard import Scores, Step
-from lec_guard.detect.batcher import Batcher
+from lec_guard import Batcher, Scores, Step
+from lec_guard.bench.machine import processor
 from lec_guard.detect.detector import BackendName, LayerDetector
 from lec_guard.detect.extractor import Backend, Features, Tokens
 
@@ -60,11 +59,11 @@ class Counted:
         self.tokens = self.padding = self.passes = 0
         self._backend = backend
 
-    def features(self, ids: Tokens, mask: Tokens) -> Features:
+    def features(self, ids: Tokens, mask: Tokens, segments: Tokens) -> Features:
         self.passes += 1
         self.tokens += mask.size
         self.padding += mask.size - int(mask.sum())
-        return self._backend.features(ids, mask)
+        return self._backend.features(ids, mask, segments)
 
 
 class Prompts:
@@ -168,7 +167,7 @@ def hand_over() -> float:
     class Idle:
         labels: dict[str, tuple[str, ...]] = {}  # noqa: RUF012
 
-        def score(self, steps: Sequence[Step]) -> list[Scores]:
+        def score(self, steps: Sequence[Step], *, keys: Sequence[Hashable] | None = None) -> list[Scores]:  # noqa: ARG002
             return [Scores(by_head={}, detector_id="idle", backend="none") for _ in steps]
 
     idle, steps = Idle(), [Step(stage="input", text="a")]
@@ -221,7 +220,7 @@ def main() -> None:
     report = {
         "detector_id": detector.detector_id,
         "backend": backend,
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "machine": {"processor": processor(), "threads": torch.get_num_threads()},
         "callers": args.callers,
         "tokens": args.tokens,
         "prompts_per_caller": args.each,

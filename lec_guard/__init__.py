@@ -1,6 +1,7 @@
 """A guardrail that lives inside a LangChain application."""
 
 from lec_guard.chain.runnable import GuardRunnable
+from lec_guard.detect.batcher import Batcher
 from lec_guard.detect.detector import Detector, LayerDetector
 from lec_guard.errors import (
     BundleError,
@@ -16,6 +17,7 @@ from lec_guard.observe.events import EventSink, VerdictEvent
 from lec_guard.step import Origin, Outcome, Scores, Span, Stage, Step, ToolRef, Verdict
 
 __all__ = [
+    "Batcher",
     "BundleError",
     "Detector",
     "DetectorError",

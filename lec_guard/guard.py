@@ -1,19 +1,21 @@
 """Guard: steps -> scores -> decision -> effect. Knows no framework.
 
 The flow of a step is written once, as a generator that yields the scores it needs and is sent them. The
-sync and the async methods only differ in how they get those scores, so the two can't drift apart.
+sync and the async methods only differ in how they wait for those scores, so the two can't drift apart.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from lec_guard.act.block import act
 from lec_guard.detect.detector import Detector, LayerDetector
+from lec_guard.detect.submitting import Submitting, checked, in_order, submitted
 from lec_guard.errors import DetectorError, LecGuardError
 from lec_guard.observe.events import EventSink, VerdictEvent
 from lec_guard.policy.decide import decide
@@ -26,9 +28,10 @@ Tenants = str | Sequence[str | None] | None
 
 @dataclass(frozen=True, slots=True)
 class _ScoreRequest:
-    """What the flow waits for: the scores of these steps."""
+    """What the flow waits for: the scores of these steps, each of which belongs to its key, the tenant."""
 
     steps: Sequence[Step]
+    keys: Sequence[str | None]
 
 
 _Flow = Generator[_ScoreRequest, list[Scores], list[Verdict]]
@@ -157,10 +160,10 @@ class Guard:
         return (await self.acheck_many([step], tenant))[0]
 
     async def acheck_many(self, steps: Sequence[Step], tenant: Tenants = None) -> list[Verdict]:
-        """`check_many`, without blocking the event loop."""
+        """`check_many`, without blocking the event loop; a `Batcher` is waited for without a thread, too."""
         flow = self._flow(steps, tenant)
         request = next(flow)
-        return _finish(flow, await asyncio.to_thread(self._scores, request))
+        return _finish(flow, await self._ascores(request))
 
     async def aapply(self, step: Step, tenant: str | None = None) -> Outcome:
         """`apply`, without blocking the event loop."""
@@ -182,17 +185,15 @@ class Guard:
         await asyncio.to_thread(self.close)
 
     def _scores(self, request: _ScoreRequest) -> list[Scores]:
-        try:
-            scores = self._detector.score(request.steps)
-        except LecGuardError:
-            raise
-        except Exception as error:
-            raise DetectorError(f"the detector failed: {error!r}") from error
-        if not isinstance(scores, list) or not all(isinstance(one, Scores) for one in scores):
-            raise DetectorError(f"the detector gave a {type(scores).__name__}, not a list of Scores")
-        if len(scores) != len(request.steps):
-            raise DetectorError(f"the detector gave {len(scores)} scores for {len(request.steps)} steps")
-        return scores
+        with _told():
+            return checked(self._detector.score(request.steps, keys=request.keys), len(request.steps))
+
+    async def _ascores(self, request: _ScoreRequest) -> list[Scores]:
+        if not isinstance(self._detector, Submitting):
+            return await asyncio.to_thread(self._scores, request)
+        with _told(), submitted(self._detector, request.steps, request.keys) as futures:
+            await asyncio.gather(*map(asyncio.wrap_future, futures))
+            return in_order(futures)
 
     def _flow(self, steps: Sequence[Step], tenant: Tenants) -> _Flow:
         """Everything between a step and its verdict, apart from how the scores are got."""
@@ -202,7 +203,7 @@ class Guard:
         # Before the detector runs: an unknown tenant costs nothing.
         policies = [self._policies.get(name) for name in tenants]
         began = time.perf_counter()
-        scores = yield _ScoreRequest(steps)
+        scores = yield _ScoreRequest(steps, tenants)
         decided = list(zip(steps, tenants, policies, scores, strict=True))
         ms = (time.perf_counter() - began) * 1000 / max(len(steps), 1)
         verdicts = [_verdict(*one, ms) for one in decided]
@@ -210,6 +211,17 @@ class Guard:
             for sink in self._sinks:
                 sink.emit(VerdictEvent(verdict=verdict))
         return verdicts
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Whatever a detector raises becomes an error of this package, which no caller takes for a pass."""
+    try:
+        yield
+    except LecGuardError:
+        raise
+    except Exception as error:
+        raise DetectorError(f"the detector failed: {error!r}") from error
 
 
 def _verdict(step: Step, tenant: str | None, policy: Policy, scores: Scores, ms: float) -> Verdict:

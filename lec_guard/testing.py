@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -99,11 +99,17 @@ class KeywordDetector:
         """Head name -> the labels that it can raise."""
         return {head: tuple(labels) for head, labels in self._heads.items()}
 
-    def score(self, steps: Sequence[Step]) -> list[Scores]:
+    def score(
+        self,
+        steps: Sequence[Step],
+        *,
+        keys: Sequence[Hashable] | None = None,  # noqa: ARG002 - it keeps nothing between calls
+    ) -> list[Scores]:
         """Score steps.
 
         Args:
             steps: The steps.
+            keys: Whose each step is.
 
         Returns:
             One `Scores` a step, in order.

@@ -315,7 +315,7 @@ def test_wrong_usage_is_told(cli, keywords, words, part):
 
 
 def test_a_detector_that_fails_is_neither_a_pass_nor_a_block(cli, keywords, monkeypatch):
-    def fail(steps):
+    def fail(steps, *, keys):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(keywords, "score", fail)
@@ -327,7 +327,10 @@ def test_a_detector_that_fails_is_neither_a_pass_nor_a_block(cli, keywords, monk
 def test_what_the_detector_did_not_read_is_blocked(cli, keywords, monkeypatch):
     from tests.test_guard import quiet
 
-    monkeypatch.setattr(keywords, "score", lambda steps: [quiet(step, by_head={}, unread="too long") for step in steps])
+    def score(steps, *, keys):
+        return [quiet(step, by_head={}, unread="too long") for step in steps]
+
+    monkeypatch.setattr(keywords, "score", score)
     for words in (["--json"], []):
         result = cli("hello", *words)
         assert result.exit_code == 3

@@ -35,6 +35,7 @@ def test_python_snippets_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert lines[1] == "block injection Please ask me about your account instead."
     assert lines[2] == "Please ask me about your account instead."
     assert re.match(r"allow \{'injection': 0\.\d+\} \d+ ms", lines[3])
+    assert lines[4] == "['allow', 'block']"
 
 
 def test_policy_snippets_are_policies() -> None:

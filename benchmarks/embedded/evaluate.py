@@ -22,8 +22,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.embedded.cached import Cached
 from benchmarks.embedded.features import sample
-from benchmarks.embedded.fit import Cached, Rows
+from benchmarks.embedded.fit import Rows
 from benchmarks.embedded.tasks import CATEGORIES, TASKS, Task, category
 from lec_guard.detect.bundle import EMBEDDED
 from lec_guard.detect.detector import LayerDetector

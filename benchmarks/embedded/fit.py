@@ -13,17 +13,22 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.embedded.features import LAYERS, PACKAGE, WINDOW, name
+from benchmarks.embedded.cached import Cached
+from benchmarks.embedded.features import LAYERS, PACKAGE, WINDOW
+from benchmarks.embedded.pairs import describe, fit_off_policy, injected
 from benchmarks.embedded.tasks import CATEGORIES, TASKS, Task, category
 from lec_guard.detect.bundle import (
     EMBEDDED,
     BundleSpec,
     FeatureBlock,
+    Learned,
+    MeetingPairs,
     PackageBase,
     Windows,
     hash_files,
@@ -31,7 +36,7 @@ from lec_guard.detect.bundle import (
     write_bundle,
 )
 from lec_guard.detect.extractor import Block, Extractor
-from lec_guard.detect.heads import HeadSpec, HeadStack
+from lec_guard.detect.heads import HeadSpec, HeadStack, LengthOffset
 from lec_guard.train.data import Example
 from lec_guard.train.fit import (
     Columns,
@@ -47,33 +52,15 @@ from lec_guard.train.fit import (
 )
 
 FOLDS = 5
-PENALTIES = (0.005, 0.01, 0.03)
+PENALTIES = (0.005, 0.02)
 NEAR = 0.005  # Mean AUC that a cheaper extractor may cost.
 SWEEP_PENALTY = 0.01
 TEMPERATURES = (0.1, 0.3, 0.5, 1.0, 2.0)  # No higher: whoever pads a text with harmless pages would choose its score.
-LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-DOCUMENTS = 4000
+LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+DOCUMENTS = 1500
+MOST = {0: 10, 1: 40}
+"""Segments of a benign and of an attacked text to fit on, at most: documents would outweigh time and memory."""
 FPRS = (0.01, 0.05)
-
-
-@dataclass(frozen=True)
-class Cached:
-    """Examples with the features of their windows after each layer."""
-
-    examples: list[Example]
-    owner: Ints
-    folder: Path
-
-    @classmethod
-    def read(cls, folder: Path) -> Cached:
-        """Read what `features.collect` wrote."""
-        with (folder / "examples.jsonl").open(encoding="utf-8") as lines:
-            examples = [Example(**json.loads(line)) for line in lines]
-        return cls(examples, np.load(folder / "owner.npy"), folder)
-
-    def features(self, blocks: Sequence[Block]) -> Floats:
-        """`[windows, width of the blocks]`."""
-        return np.concatenate([np.load(self.folder / name(block)) for block in blocks], axis=1)
 
 
 @dataclass(frozen=True)
@@ -87,7 +74,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Rows:
-    """The texts of one task: positions in the cache, labels, families, and the windows they own."""
+    """The texts of one task: positions in the cache, labels, families, and the segments they own."""
 
     texts: Ints
     labels: Ints
@@ -98,11 +85,16 @@ class Rows:
     @classmethod
     def of(cls, cached: Cached, task: Task) -> Rows:
         """Pick the rows that say something about a head."""
-        rows = cls.of_texts(cached.examples, task)
-        position = np.full(len(cached.examples), -1)
+        return cls.of_segments(cached.examples, cached.owner, task)
+
+    @classmethod
+    def of_segments(cls, examples: list[Example], owner: Ints, task: Task) -> Rows:
+        """The same of segments whose examples are known."""
+        rows = cls.of_texts(examples, task)
+        position = np.full(len(examples), -1)
         position[rows.texts] = np.arange(len(rows.texts))
-        windows = np.flatnonzero(position[cached.owner] >= 0)
-        return replace(rows, windows=windows, owner=position[cached.owner[windows]])
+        windows = np.flatnonzero(position[owner] >= 0)
+        return replace(rows, windows=windows, owner=position[owner[windows]])
 
     @classmethod
     def of_texts(cls, examples: list[Example], task: Task) -> Rows:
@@ -114,15 +106,44 @@ class Rows:
         return cls(texts, np.array([labels[i] for i in texts]), families, none, none)
 
 
+@dataclass(frozen=True)
+class Training:
+    """What to fit on: some segments of a task, and of their texts the labels and weights."""
+
+    segments: npt.NDArray[np.bool_]
+    owner: Ints
+    labels: Ints
+    weights: Floats
+
+    @classmethod
+    def of(cls, rows: Rows, chosen: npt.NDArray[np.bool_]) -> Training:
+        """Some of the segments of a task, of which the long texts give only a part."""
+        chosen = chosen & sparse(rows)
+        kept, position = np.unique(rows.owner[chosen], return_inverse=True)
+        return cls(chosen, position, rows.labels[kept], balanced_weights(rows.labels, rows.families)[kept])
+
+
+def fit_rows(features: Floats, rows: Rows, chosen: npt.NDArray[np.bool_], c: float) -> Columns:
+    """Fit one column on some of the segments of a task."""
+    own = Training.of(rows, chosen)
+    return fit_windows(features[own.segments], own.owner, own.labels, own.weights, c=c)
+
+
+def sparse(rows: Rows) -> npt.NDArray[np.bool_]:
+    """Up to `MOST` segments of each text, the same ones on every run: `[segments of the task]`."""
+    order = np.lexsort((np.random.default_rng(0).random(len(rows.owner)), rows.owner))
+    first = np.searchsorted(rows.owner[order], np.arange(len(rows.texts)))
+    rank = np.empty(len(rows.owner), np.int64)
+    rank[order] = np.arange(len(rows.owner)) - first[rows.owner[order]]
+    return rank < np.where(rows.labels[rows.owner] == 1, MOST[1], MOST[0])
+
+
 def out_of_family(features: Floats, rows: Rows, c: float) -> Floats:
-    """Logits of every window from a model that has not seen its family: `[windows of the task]`."""
+    """Logits of every segment from a model that has not seen its family: `[segments of the task]`."""
     logits = np.zeros(len(rows.windows), np.float32)
-    weights = balanced_weights(rows.labels, rows.families)
     for held in family_folds(rows.labels, rows.families, FOLDS):
         out = np.isin(rows.owner, held)
-        kept, position = np.unique(rows.owner[~out], return_inverse=True)
-        fitted = fit_windows(features[~out], position, rows.labels[kept], weights[kept], c=c)
-        logits[out] = fitted.logits(features[out])[:, 0]
+        logits[out] = fit_rows(features, rows, ~out, c).logits(features[out])[:, 0]
     return logits
 
 
@@ -159,21 +180,17 @@ def macro_recall(scores: Floats, rows: Rows, rate: float) -> float:
 
 
 def candidates() -> Iterator[tuple[Block, ...]]:
-    """Every layer with mean and with mean and max, some with the first token or two layers below too."""
+    """Every layer with mean and max, and one with mean alone."""
     for k in LAYERS:
-        mean, most = Block(k, "mean"), Block(k, "max")
-        yield (mean,)
-        yield (mean, most)
-        if 3 <= k <= 5:
-            yield (mean, most, Block(k, "first"))
-            yield (mean, most, Block(k - 1, "mean"), Block(k - 2, "mean"))
+        yield (Block(k, "mean"), Block(k, "max"))
+    yield (Block(4, "mean"),)
 
 
-def choose(cached: Cached) -> list[Candidate]:
-    """Every candidate with the mean AUC over heads and left-out families; the chosen one first.
+def sweep(cached: Cached) -> list[Candidate]:
+    """Every candidate with the mean AUC over heads and left-out families; the cheapest good one first.
 
-    Chosen is the cheapest of those that come near the best: the lowest layer, then the fewest features. What was
-    found so far is kept beside the features, so that an interrupted sweep goes on where it was.
+    Good is what comes near the best; cheap is the lowest layer, then the fewest features. What was found so far is
+    kept beside the features, so that an interrupted sweep goes on where it was.
     """
     memory = cached.folder / "sweep.jsonl"
     known = [json.loads(line) for line in memory.read_text().splitlines()] if memory.is_file() else []
@@ -204,59 +221,97 @@ def choose(cached: Cached) -> list[Candidate]:
     return sorted(found, key=cost)
 
 
+def choose(found: Sequence[Candidate]) -> dict[str, tuple[Block, ...]]:
+    """The features of each head: of the candidates that need no higher layer than the first, its own best one."""
+    top = max(block.layer for block in found[0].blocks)
+    within = [one for one in found if max(block.layer for block in one.blocks) <= top]
+    return {task.head: max(within, key=lambda one: one.heads[task.head]).blocks for task in TASKS}
+
+
 @dataclass(frozen=True)
 class Aggregation:
-    """How windows make a text's logit, and what came of it on documents of many lengths."""
+    """How segments make a text's logit, and what came of it on documents of many lengths.
 
-    temperature: float
-    length_terms: tuple[float, float]
-    recall_by_windows: dict[int, float]
-    false_alarms_by_windows: dict[int, float]
+    `log_mean_exp` has a temperature; `top_mean` is the mean of that many highest segments; `attention` is the mean
+    weighted by the softmax of the segments' own logits over a temperature.
+    """
+
+    method: Literal["log_mean_exp", "top_mean", "attention"]
+    parameter: float
+    taken_off: dict[int, float]
+    recall_by_segments: dict[int, float]
+    false_alarms_by_segments: dict[int, float]
+
+    @property
+    def gain(self) -> float:
+        """Recall beyond false alarms, over all lengths."""
+        sums = [float(np.mean(list(own.values()))) for own in (self.recall_by_segments, self.false_alarms_by_segments)]
+        return sums[0] - sums[1]
+
+    def logits(self, segments: Floats) -> Floats:
+        """`[documents, segments]` -> `[documents]`, before what is taken off for their length."""
+        top = segments.max(axis=1, keepdims=True)
+        if self.method == "top_mean":
+            highest_ones = -np.partition(-segments, min(int(self.parameter), segments.shape[1]) - 1, axis=1)
+            return np.asarray(highest_ones[:, : int(self.parameter)].mean(axis=1), np.float32)
+        shares = np.exp((segments - top) / self.parameter)
+        if self.method == "attention":
+            return np.asarray((shares * segments).sum(axis=1) / shares.sum(axis=1), np.float32)
+        return np.asarray(top[:, 0] + self.parameter * np.log(shares.mean(axis=1)), np.float32)
 
 
-def aggregate(logits: Floats, rows: Rows, temperature: float) -> Aggregation:
-    """Fit the length terms of a temperature on made-up documents, and measure it on others.
+AGGREGATIONS = [
+    *(Aggregation("log_mean_exp", t, {}, {}, {}) for t in TEMPERATURES),
+    *(Aggregation("attention", t, {}, {}, {}) for t in (0.3, 1.0, 2.0)),
+    *(Aggregation("top_mean", m, {}, {}, {}) for m in (1, 3, 5)),
+]
+"""What is tried: `top_mean` of one is the bare maximum, for comparison."""
 
-    A document is n harmless windows of one family that the model had not seen; an attacked one has one of them
-    replaced by the highest window of an attacked text. Every family counts alike.
+
+def aggregate(logits: Floats, rows: Rows, way: Aggregation) -> Aggregation:
+    """Measure on made-up documents what is to be taken off for length, and on others what comes of it.
+
+    A document is n harmless segments of one family that the model had not seen; an attacked one has one of them
+    replaced by the highest segment of an attacked text. Every family counts alike.
     """
     labels, families = rows.labels[rows.owner], rows.families[rows.owner]
     pools = [logits[(labels == 0) & (families == f)] for f in np.unique(families[labels == 0])]
     pools = [pool for pool in pools if len(pool) >= 100]
     witness = highest(logits, rows.owner, len(rows.texts))
     attacks = [witness[(rows.labels == 1) & (rows.families == f)] for f in np.unique(rows.families[rows.labels == 1])]
-    quantiles = {n: _quantile(_documents(pools, n, temperature, None, seed=0)) for n in LENGTHS}
-    logs = np.log([n for n in LENGTHS if n > 1])
-    design = np.stack([logs, logs**2], axis=1)
-    rise = np.array([quantiles[n] - quantiles[1] for n in LENGTHS if n > 1])
-    terms = np.linalg.lstsq(design, rise, rcond=None)[0]
-    taken = {n: float(terms @ [np.log(n), np.log(n) ** 2]) for n in LENGTHS}
+    quantiles = {n: _quantile(way.logits(_documents(pools, n, seed=0))) for n in LENGTHS}
     recall, alarms = {}, {}
     for n in LENGTHS:
-        bar = quantiles[1] + taken[n]
-        alarms[n] = float((_documents(pools, n, temperature, None, seed=1) > bar).mean())
-        recall[n] = float(np.mean([(_documents(pools, n, temperature, a, seed=1) > bar).mean() for a in attacks]))
-    return Aggregation(temperature, (float(terms[0]), float(terms[1])), recall, alarms)
+        bar = quantiles[n]
+        documents = _documents(pools, n, seed=1)
+        alarms[n] = float((way.logits(documents) > bar).mean())
+        caught = []
+        for number, attack in enumerate(attacks):
+            documents[:, 0] = np.random.default_rng(number).choice(attack, len(documents))
+            caught.append(float((way.logits(documents) > bar).mean()))
+        recall[n] = float(np.mean(caught))
+    return replace(
+        way,
+        taken_off={n: quantiles[n] - quantiles[1] for n in LENGTHS},
+        recall_by_segments=recall,
+        false_alarms_by_segments=alarms,
+    )
 
 
-def _documents(pools: list[Floats], n: int, temperature: float, attack: Floats | None, *, seed: int) -> Floats:
-    """Logits of made-up documents of n windows, the same harmless windows for the same seed."""
+def _documents(pools: list[Floats], n: int, *, seed: int) -> Floats:
+    """Logits of made-up harmless documents of n segments: `[documents, n]`."""
     random = np.random.default_rng([seed, n])
-    drawn = np.concatenate([random.choice(pool, (DOCUMENTS // len(pools), n)) for pool in pools])
-    if attack is not None:
-        drawn[:, 0] = random.choice(attack, len(drawn))
-    top = drawn.max(axis=1)
-    shares = np.exp((drawn - top[:, None]) / temperature).mean(axis=1)
-    return np.asarray(top + temperature * np.log(shares), np.float32)
+    return np.concatenate([random.choice(pool, (DOCUMENTS // len(pools), n)) for pool in pools])
 
 
 def _quantile(values: Floats) -> float:
     return float(np.quantile(values, 1 - FPRS[0]))
 
 
-def fit_head(cached: Cached, features: Floats, task: Task) -> tuple[HeadSpec, Columns, dict[str, object]]:
+def fit_head(cached: Cached, blocks: Sequence[Block], task: Task) -> tuple[HeadSpec, Columns, dict[str, object]]:
     """Choose penalty and aggregation of one head, calibrate it out of family, and fit it on everything."""
     rows = Rows.of(cached, task)
+    features = cached.features(blocks)
     own = features[rows.windows]
     by_penalty = {c: out_of_family(own, rows, c) for c in PENALTIES}
 
@@ -265,22 +320,28 @@ def fit_head(cached: Cached, features: Floats, task: Task) -> tuple[HeadSpec, Co
         return float(np.mean(list(family_aucs(texts, rows).values()))) + macro_recall(texts, rows, 0.05)
 
     c = max(PENALTIES, key=quality)
-    tried = [aggregate(by_penalty[c], rows, temperature) for temperature in TEMPERATURES]
-    best = max(tried, key=lambda one: np.mean(list(one.recall_by_windows.values())))
-    lengths = np.log(np.maximum(np.bincount(rows.owner, minlength=len(rows.texts)), 1))
-    texts = text_logits(by_penalty[c], rows.owner, len(rows.texts), best.temperature)
-    texts = np.asarray(texts - best.length_terms[0] * lengths - best.length_terms[1] * lengths**2, np.float32)
+    tried = [aggregate(by_penalty[c], rows, way) for way in AGGREGATIONS]
+    best = max((one for one in tried if one.method != "top_mean"), key=lambda one: one.gain)
+    offsets = tuple(LengthOffset(segments=n, logit=taken) for n, taken in best.taken_off.items())
+    spec = HeadSpec(name=task.head, kind="binary", labels=(task.positive,), length_offsets=offsets)
+    lengths = np.bincount(rows.owner, minlength=len(rows.texts))
+    if best.method == "top_mean":
+        raise AssertionError("no detector aggregates by it")
+    texts = text_logits(by_penalty[c], rows.owner, len(rows.texts), best.parameter, best.method)
+    texts = np.asarray(texts - [spec.offset(max(int(n), 1)) for n in lengths], np.float32)
     aucs = family_aucs(texts, rows)
     weights = balanced_weights(rows.labels, rows.families)
     slope, offset = platt(texts, rows.labels, weights)
-    column = fit_windows(own, rows.owner, rows.labels, weights, c=c).scaled(slope, offset)
+    column = fit_rows(own, rows, np.ones(len(own), np.bool_), c).scaled(slope, offset)
     scores = np.asarray(1 / (1 + np.exp(-(slope * texts + offset))), np.float32)
     report = {
         "texts": len(rows.texts),
         "positives": int(rows.labels.sum()),
+        "blocks": [asdict(block) for block in blocks],
         "penalty_c": c,
         "aggregations": [asdict(one) for one in tried],
-        "temperature": best.temperature,
+        "aggregation": best.method,
+        "temperature": best.parameter,
         "left_out_family_auc": aucs,
         "mean_left_out_family_auc": float(np.mean(list(aucs.values()))),
         "platt": [slope, offset],
@@ -293,8 +354,9 @@ def fit_head(cached: Cached, features: Floats, task: Task) -> tuple[HeadSpec, Co
         name=task.head,
         kind="two_level" if two_level else "binary",
         labels=(task.positive, *CATEGORIES) if two_level else (task.positive,),
-        temperature=best.temperature * slope,
-        length_terms=(best.length_terms[0] * slope, best.length_terms[1] * slope),
+        aggregation=best.method,
+        temperature=best.parameter * slope,
+        length_offsets=tuple(LengthOffset(segments=o.segments, logit=o.logit * slope) for o in offsets),
     )
     return spec, _with_categories(cached, features, column, c) if two_level else column, report
 
@@ -339,18 +401,27 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=EMBEDDED)
     options = arguments.parse_args()
     cached = Cached.read(options.cache)
-    sweep = choose(cached)
-    blocks = sweep[0].blocks
-    report: dict[str, object] = {"sweep": [asdict(candidate) for candidate in sweep]}
-    features = cached.features(blocks)
+    found = sweep(cached)
+    by_head = choose(found)
+    blocks = tuple(dict.fromkeys(block for own in by_head.values() for block in own))
+    report: dict[str, object] = {"sweep": [asdict(candidate) for candidate in found]}
     specs, columns = [], []
     for task in TASKS:
-        spec, column, report[task.head] = fit_head(cached, features, task)
+        spec, column, report[task.head] = fit_head(cached, by_head[task.head], task)
         specs.append(spec)
-        columns.append(column)
-    heads = HeadStack(specs, np.hstack([c.weight for c in columns]), np.hstack([c.bias for c in columns]))
-    overrides = head_scores(cached, heads, features, "injection")
+        columns.append(_among(column, by_head[task.head], blocks))
+    features = cached.features(blocks)
+    overrides = head_scores(cached, _stack(specs, columns), features, "injection")
     report["injection_on_documents"] = {"thresholds": thresholds_on_documents(cached, overrides)}
+    off_policy = fit_off_policy(cached, blocks)
+    report["injected"] = injected(cached, blocks)
+    report["off_policy"] = describe(off_policy)
+    pairs = pair_heads = None
+    if off_policy.shipped:
+        specs.append(off_policy.spec)
+        columns.append(off_policy.alone)
+        pairs = MeetingPairs(kind="meeting", parts=off_policy.parts, heads=(off_policy.spec,))
+        pair_heads = _stack([off_policy.spec], [off_policy.paired])
     base = packaged_weights(PACKAGE)
     extractor = Extractor.load(base, blocks=blocks, window=WINDOW)
     write_bundle(
@@ -360,14 +431,27 @@ def main() -> None:
             base=PackageBase(kind="package", package=PACKAGE),
             files=hash_files(base),
             blocks=tuple(FeatureBlock(layer=block.layer, pooling=block.pooling) for block in blocks),
-            window=Windows(size=WINDOW.size, stride=WINDOW.stride),
+            window=Windows(**asdict(WINDOW)),
             extractor_id=extractor.extractor_id,
             heads=tuple(specs),
+            pairs=pairs,
             heads_sha256="0" * 64,
         ),
-        heads,
+        Learned(_stack(specs, columns), pair_heads),
     )
     (options.out / "fit.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _among(columns: Columns, own: Sequence[Block], blocks: Sequence[Block]) -> Columns:
+    """A head's columns where it is one of several: what it does not read of the one forward pass weighs nothing."""
+    width = len(columns.weight) // len(own)
+    rows = [columns.weight[own.index(b) * width :][:width] if b in own else 0.0 for b in blocks]
+    shape = (width, columns.weight.shape[1])
+    return Columns(np.concatenate([np.broadcast_to(np.float32(row), shape) for row in rows]), columns.bias)
+
+
+def _stack(specs: Sequence[HeadSpec], columns: Sequence[Columns]) -> HeadStack:
+    return HeadStack(specs, np.hstack([c.weight for c in columns]), np.hstack([c.bias for c in columns]))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from lec_guard.detect.backends.onnx import OnnxDtype
-from lec_guard.detect.bundle import Bundle, model_store, read_bundle
+from lec_guard.detect.bundle import Bundle, PrefixPairs, model_store, read_bundle
 from lec_guard.detect.export import TOLERANCE, cached_export, worst_difference
-from lec_guard.detect.extractor import Extractor
-from lec_guard.detect.windows import Window
+from lec_guard.detect.extractor import Extractor, window_of
 from lec_guard.errors import BundleError
 
 if TYPE_CHECKING:
@@ -48,10 +47,10 @@ def fastest(bundle: Bundle) -> BackendName:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     else:
-        if known in _candidates():
+        if known in _candidates(bundle):
             return known
     extractors = _extractors(bundle)
-    window = Window([5] * min(_TOKENS, bundle.spec.window.size), 0, 1, 0, as_meant=False)
+    window = window_of(min(_TOKENS, bundle.window.size), bundle.window)
     times: dict[BackendName, list[float]] = {name: [] for name in extractors}
     # In turn, so that a slow moment of the machine hits all of them.
     for _ in range(_ROUNDS):
@@ -65,8 +64,10 @@ def fastest(bundle: Bundle) -> BackendName:
     return best
 
 
-def _candidates() -> list[BackendName]:
+def _candidates(bundle: Bundle) -> list[BackendName]:
     names: list[BackendName] = ["torch-fp32", "torch-bf16"]
+    if isinstance(bundle.spec.pairs, PrefixPairs):  # they run on torch alone
+        return names
     if all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime", "onnxscript")):
         names += ["onnx-fp32", "onnx-int8"]
     return names
@@ -76,14 +77,14 @@ def _extractors(bundle: Bundle) -> dict[BackendName, Extractor]:
     """The backends that hold their tolerance; torch in float32 is what they are held against."""
     blocks, window = bundle.blocks, bundle.window
     base = bundle.base_folder()
-    reference = Extractor.load(base, blocks=blocks, window=window)
+    reference = Extractor.load(base, blocks=blocks, window=window, gates=bundle.learned.gates)
     found: dict[BackendName, Extractor] = {"torch-fp32": reference}
-    half = Extractor.load(base, blocks=blocks, window=window, dtype="bf16")
+    half = Extractor.load(base, blocks=blocks, window=window, gates=bundle.learned.gates, dtype="bf16")
     if worst_difference(bundle, half, reference) <= TOLERANCE["torch-bf16"]:
         found["torch-bf16"] = half
     dtypes: tuple[tuple[BackendName, OnnxDtype], ...] = (("onnx-fp32", "fp32"), ("onnx-int8", "int8"))
     for name, dtype in dtypes:
-        if name in _candidates():
+        if name in _candidates(bundle):
             try:
                 exported = read_bundle(cached_export(bundle, dtype))
                 found[name] = Extractor.load_onnx(

@@ -8,12 +8,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from functools import partial
 from typing import Self
 
 from lec_guard.detect.detector import Detector
+from lec_guard.detect.submitting import checked, in_order, submitted
 from lec_guard.errors import DetectorError, LecGuardError
 from lec_guard.step import Scores, Step
 
@@ -85,41 +86,45 @@ class Batcher:
         """Head name -> the labels that the wrapped detector can raise."""
         return self._detector.labels
 
-    def score(self, steps: Sequence[Step]) -> list[Scores]:
+    def score(self, steps: Sequence[Step], *, keys: Sequence[Hashable] | None = None) -> list[Scores]:
         """Score steps, in calls of the detector that others share.
 
         Args:
             steps: The steps; may be empty.
+            keys: Whose each step is; see `submit`. None: all belong to one.
 
         Returns:
             One `Scores` a step, in order.
 
         Raises:
             DetectorError: If the steps are refused (see `submit`), their time was up before they were begun,
-                or the detector failed.
+                or the detector failed; what has not begun of the other keys' steps is not scored then.
+            ValueError: If there is not one key a step.
         """
         self._check_not_worker()
-        future = self.submit(steps)
-        try:
-            return future.result(self._timeout_s)
-        except TimeoutError:
-            if future.cancel():
-                raise _late() from None
-            return future.result()  # Begun just now, or found to be late by the worker.
-        finally:
-            future.cancel()  # For who was interrupted: nobody waits for these steps any more.
+        with submitted(self, steps, [None] * len(steps) if keys is None else keys) as futures:
+            try:
+                for future in as_completed(futures, self._timeout_s):
+                    future.result()
+            except TimeoutError:
+                if any(future.cancel() for future in futures):
+                    raise _late() from None
+                for future in as_completed(futures):  # Begun just now, or found to be late by the worker.
+                    future.result()
+            return in_order(futures)
 
     def submit(
         self, steps: Sequence[Step], *, key: Hashable = None, timeout_s: float | None = None
     ) -> Future[list[Scores]]:
         """Have steps scored, without waiting for it.
 
-        A coroutine awaits `asyncio.wrap_future(batcher.submit(steps))`. A future that is cancelled before its
-        steps are begun costs nothing.
+        A coroutine awaits `asyncio.wrap_future(batcher.submit(steps))`, as a guard's async methods do. A future
+        that is cancelled before its steps are begun costs nothing.
 
         Args:
             steps: The steps; may be empty.
-            key: Whose they are, for example the tenant: keys are served in turn. Calls without one share one.
+            key: Whose they are, for example the tenant: keys are served in turn, and the detector is told each
+                step's. Calls without one share one.
             timeout_s: Seconds within which they must be begun; None for the batcher's. Steps that are late are
                 not scored; the future says so when the batch ends that they waited for.
 
@@ -136,7 +141,7 @@ class Batcher:
             )
         _check_positive(timeout_s=timeout_s)
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        call = _Call(steps, math.inf if timeout_s is None else time.monotonic() + timeout_s)
+        call = _Call(steps, key, math.inf if timeout_s is None else time.monotonic() + timeout_s)
         call.future.add_done_callback(partial(self._strike, key))
         with self._lock:
             if self._closed:
@@ -147,7 +152,7 @@ class Batcher:
                     f"would be more than {self._max_waiting}"
                 )
             if call.left:
-                self._lines.add(call, key)
+                self._lines.add(call)
                 self._wake()
         if not call.steps:
             call.future.set_result([])
@@ -233,7 +238,7 @@ class Batcher:
         scores: Sequence[Scores] = ()
         failure: LecGuardError | None = None
         try:
-            scores = self._scores([step for steps in batch.values() for step in steps])
+            scores = self._scores(batch)
         except BaseException as error:  # noqa: BLE001 - told to who waits, not to this thread
             failure = _failure("detector", error)
         at = 0
@@ -249,20 +254,20 @@ class Batcher:
                 # Not where the error is caught: it may speak of a neighbour's text, and would be this one's context.
                 self._answer({call: steps})
 
-    def _scores(self, steps: list[Step]) -> Sequence[Scores]:
-        scores = self._detector.score(steps)
-        if len(scores) != len(steps):
-            raise DetectorError(f"the detector gave {len(scores)} scores for {len(steps)} steps")
-        return scores
+    def _scores(self, batch: _Batch) -> list[Scores]:
+        steps = [step for own in batch.values() for step in own]
+        keys = [call.key for call, own in batch.items() for _ in own]
+        return checked(self._detector.score(steps, keys=keys), len(steps))
 
 
 class _Call:
     """Steps that somebody waits for."""
 
-    __slots__ = ("deadline", "future", "scores", "sizes", "steps", "taken")
+    __slots__ = ("deadline", "future", "key", "scores", "sizes", "steps", "taken")
 
-    def __init__(self, steps: Sequence[Step], deadline: float) -> None:
+    def __init__(self, steps: Sequence[Step], key: Hashable, deadline: float) -> None:
         self.steps = list(steps)
+        self.key = key
         self.sizes = [len(step.text) for step in self.steps]
         self.deadline = deadline
         self.taken = 0
@@ -302,8 +307,8 @@ class _Lines:
         self._lines: dict[Hashable, OrderedDict[Future[list[Scores]], _Call]] = {}
         self.waiting = 0
 
-    def add(self, call: _Call, key: Hashable) -> None:
-        self._lines.setdefault(key, OrderedDict())[call.future] = call
+    def add(self, call: _Call) -> None:
+        self._lines.setdefault(call.key, OrderedDict())[call.future] = call
         self.waiting += call.left
 
     def strike(self, future: Future[list[Scores]], key: Hashable) -> bool:

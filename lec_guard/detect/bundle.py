@@ -10,22 +10,26 @@ import hashlib
 import importlib.metadata
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import safetensors.numpy
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 
 from lec_guard.detect.extractor import Block
-from lec_guard.detect.heads import HeadSpec, HeadStack
+from lec_guard.detect.heads import HeadSpec, HeadStack, Matrix
 from lec_guard.detect.windows import WindowSpec
 from lec_guard.errors import BundleError
 
 DESCRIPTION = "detector.json"
 HEADS = "heads.safetensors"
 EMBEDDED = Path(__file__).parent / "bundles" / "embedded"
+
+TORCH_ONLY = "pairs of kind 'prefix' run on torch-fp32 and torch-bf16 alone"
+"""Why no other backend takes them."""
 
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -98,13 +102,46 @@ class Windows(_Part):
 
     size: Annotated[int, Field(gt=0)]
     stride: Annotated[int, Field(gt=0)]
+    segment: Annotated[int, Field(gt=0)]
+    step: Annotated[int, Field(gt=0)]
 
 
 class FeatureBlock(_Part):
     """A part of a feature vector; see `lec_guard.detect.extractor.Block`."""
 
     layer: Annotated[int, Field(ge=0)]
-    pooling: Literal["mean", "max", "first", "last"]
+    pooling: Literal["mean", "max", "first", "last", "gated"]
+    gate: Annotated[int, Field(ge=0)] | None = None
+
+
+class MeetingPairs(_Part):
+    """Pairs of an encoder; see `lec_guard.detect.pairs.Meeting`.
+
+    Attributes:
+        parts: What a pair's features are made of, in order.
+        heads: The heads that have a form with context, and what the columns of that form mean.
+    """
+
+    kind: Literal["meeting"]
+    parts: Annotated[tuple[Literal["text", "context", "product", "difference"], ...], Field(min_length=1)]
+    heads: Annotated[tuple[HeadSpec, ...], Field(min_length=1)]
+
+
+class PrefixPairs(_Part):
+    """Pairs of a decoder; see `lec_guard.detect.prefix.PrefixPairs`.
+
+    Attributes:
+        before: What stands before the context, as the model's chat template has it; special tokens in it are meant.
+        between: What stands between context and text, likewise.
+        after: What stands after the text, likewise.
+        heads: The heads that have a form with context, and what the columns of that form mean.
+    """
+
+    kind: Literal["prefix"]
+    before: str
+    between: Annotated[str, Field(min_length=1)]
+    after: str
+    heads: Annotated[tuple[HeadSpec, ...], Field(min_length=1)]
 
 
 class BundleSpec(_Part):
@@ -119,11 +156,12 @@ class BundleSpec(_Part):
             layers is not loaded.
         window: How texts are cut.
         extractor_id: Hash that the loaded extractor must have.
-        heads: What the columns of `heads.safetensors` mean, in order.
+        heads: What the columns of `weight` in `heads.safetensors` mean, in order.
+        pairs: How texts are read with their context; None: this detector reads none.
         heads_sha256: Hash that `heads.safetensors` must have.
     """
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     base: Annotated[PackageBase | PathBase | HubBase | OnnxBase, Field(discriminator="kind")]
     files: dict[str, _Sha256]
@@ -131,7 +169,33 @@ class BundleSpec(_Part):
     window: Windows
     extractor_id: _Sha256
     heads: Annotated[tuple[HeadSpec, ...], Field(min_length=1)]
+    pairs: Annotated[MeetingPairs | PrefixPairs, Field(discriminator="kind")] | None = None
     heads_sha256: _Sha256
+
+    @model_validator(mode="after")
+    def _every_head_reads_texts(self) -> Self:
+        alone = {head.name: (head.kind, head.labels) for head in self.heads}
+        for head in self.pairs.heads if self.pairs else ():
+            if alone.get(head.name) != (head.kind, head.labels):
+                raise ValueError(
+                    f"the head {head.name!r} of pairs needs a form of the same kind that reads texts alone"
+                )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What was fitted, as `heads.safetensors` has it.
+
+    Attributes:
+        heads: The heads that read texts.
+        pair_heads: Those that read texts with their context, if any.
+        gates: The learned queries of gated poolings, `[gates, width of a state]`, if any.
+    """
+
+    heads: HeadStack
+    pair_heads: HeadStack | None = None
+    gates: Matrix | None = None
 
 
 class Bundle:
@@ -140,25 +204,25 @@ class Bundle:
     Args:
         folder: Where it lies.
         spec: What `detector.json` says.
-        heads: Its heads.
+        learned: What `heads.safetensors` holds.
         detector_id: Name and content hash of the whole bundle.
     """
 
-    def __init__(self, folder: Path, spec: BundleSpec, heads: HeadStack, detector_id: str) -> None:
+    def __init__(self, folder: Path, spec: BundleSpec, learned: Learned, detector_id: str) -> None:
         self.folder = folder
         self.spec = spec
-        self.heads = heads
+        self.learned = learned
         self.detector_id = detector_id
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         """The layers and poolings that make up a feature vector."""
-        return tuple(Block(block.layer, block.pooling) for block in self.spec.blocks)
+        return tuple(Block(block.layer, block.pooling, block.gate) for block in self.spec.blocks)
 
     @property
     def window(self) -> WindowSpec:
-        """Size and stride of the windows."""
-        return WindowSpec(size=self.spec.window.size, stride=self.spec.window.stride)
+        """How texts are cut."""
+        return WindowSpec(**self.spec.window.model_dump())
 
     def onnx(self) -> OnnxBase:
         """What the bundle says of its exported model.
@@ -211,7 +275,11 @@ def read_bundle(folder: Path) -> Bundle:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BundleError(f"{folder / DESCRIPTION}: {where}: {first['msg']}") from error
+        what = first["msg"]
+        if where == "format":
+            known = BundleSpec.model_fields["format"].default
+            what = f"{first['input']!r}, but this version of lec-guard reads {known}; fetch or fit the bundle again"
+        raise BundleError(f"{folder / DESCRIPTION}: {where}: {what}") from error
     content = _read(folder / HEADS)
     found = hashlib.sha256(content).hexdigest()
     if found != spec.heads_sha256:
@@ -221,26 +289,33 @@ def read_bundle(folder: Path) -> Bundle:
         )
     try:
         tensors = safetensors.numpy.load(content)
-        heads = HeadStack(spec.heads, tensors["weight"], tensors["bias"])
+        learned = Learned(
+            HeadStack(spec.heads, tensors["weight"], tensors["bias"]),
+            HeadStack(spec.pairs.heads, tensors["pair_weight"], tensors["pair_bias"]) if spec.pairs else None,
+            _finite(tensors["gates"]) if "gates" in tensors else None,
+        )
     except (SafetensorError, KeyError) as error:
         raise BundleError(f"{folder / HEADS}: not the heads of a detector: {error}") from error
     digest = hashlib.sha256(description).hexdigest()
-    return Bundle(folder, spec, heads, f"{spec.name}@{digest[:16]}")
+    return Bundle(folder, spec, learned, f"{spec.name}@{digest[:16]}")
 
 
-def write_bundle(folder: Path, spec: BundleSpec, heads: HeadStack) -> None:
+def write_bundle(folder: Path, spec: BundleSpec, learned: Learned) -> None:
     """Write a bundle; an interrupted write leaves none that loads.
 
     Args:
         folder: Where to; made if missing.
-        spec: The description; its `heads_sha256` and `heads` are set from `heads`.
-        heads: The heads.
+        spec: The description, with the heads of `learned`; its `heads_sha256` is set.
+        learned: What was fitted.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = safetensors.numpy.save(
-        {"weight": np.ascontiguousarray(heads.weight), "bias": np.ascontiguousarray(heads.bias)}
-    )
-    final = spec.model_copy(update={"heads": heads.specs, "heads_sha256": hashlib.sha256(content).hexdigest()})
+    tensors = {"weight": learned.heads.weight, "bias": learned.heads.bias}
+    if learned.pair_heads is not None:
+        tensors |= {"pair_weight": learned.pair_heads.weight, "pair_bias": learned.pair_heads.bias}
+    if learned.gates is not None:
+        tensors["gates"] = learned.gates
+    content = safetensors.numpy.save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
+    final = spec.model_copy(update={"heads_sha256": hashlib.sha256(content).hexdigest()})
     (folder / HEADS).write_bytes(content)
     text = json.dumps(final.model_dump(mode="json"), indent=2) + "\n"
     (folder / DESCRIPTION).write_text(text, encoding="utf-8")
@@ -306,6 +381,14 @@ def hash_files(folder: Path) -> dict[str, str]:
     """
     names = ["config.json", "tokenizer.json", *sorted(path.name for path in folder.glob("*.safetensors*"))]
     return {name: _sha256(folder / name) for name in names}
+
+
+def _finite(gates: Matrix) -> Matrix:
+    with np.errstate(over="ignore"):
+        gates = gates.astype(np.float32)
+    if gates.ndim != 2 or not np.isfinite(gates).all():
+        raise BundleError(f"the gates must be a matrix of finite numbers; they have shape {gates.shape}")
+    return gates
 
 
 def _sha256(path: Path) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from lec_guard.detect.bundle import EMBEDDED, OnnxBase, read_bundle
+from lec_guard.detect.bundle import EMBEDDED, Bundle, MeetingPairs, OnnxBase, PrefixPairs, read_bundle
 from lec_guard.detect.extractor import Extractor
-from lec_guard.detect.heads import HeadStack, Matrix
+from lec_guard.detect.heads import Aggregate, HeadStack, Highest, Matrix
+from lec_guard.detect.pairs import Context, Meeting, PairHeads, PairReader, UnreadContextError
 from lec_guard.detect.windows import Window
 from lec_guard.errors import BundleError
 from lec_guard.step import Scores, Span, Step
@@ -30,6 +32,9 @@ UNKNOWN_TOKENS = "unknown_tokens"
 _POOL = 256
 """Windows, of however many texts, that wait for the model together: it bounds memory."""
 
+_CONTEXTS = 16
+"""Contexts that are held at once while texts are read with them, likewise."""
+
 
 class Detector(Protocol):
     """Anything that scores steps. One object is shared by all threads and tenants."""
@@ -39,11 +44,13 @@ class Detector(Protocol):
         """Head name -> the labels that it can raise; policies are checked against it at load."""
         ...
 
-    def score(self, steps: Sequence[Step]) -> list[Scores]:
+    def score(self, steps: Sequence[Step], *, keys: Sequence[Hashable] | None = None) -> list[Scores]:
         """Score steps.
 
         Args:
             steps: The steps; may be empty.
+            keys: Whose each step is, for example its tenant; what a detector keeps between calls it keeps apart by
+                key. None: all belong to one.
 
         Returns:
             One `Scores` a step, in order.
@@ -60,25 +67,35 @@ class LayerDetector:
         detector_id: Name and content hash, as verdicts show it.
         budget: Tokens of one text beyond which it is not read; the scores then say so, and a guard
             lets no such text pass. None reads any length.
+        pairs: How texts are read with their context; None: contexts are not read.
 
     Raises:
         BundleError: If extractor and heads don't fit, or a head has the name `reading`.
     """
 
     def __init__(
-        self, extractor: Extractor, heads: HeadStack, detector_id: str, *, budget: int | None = TOKEN_BUDGET
+        self,
+        extractor: Extractor,
+        heads: HeadStack,
+        detector_id: str,
+        *,
+        budget: int | None = TOKEN_BUDGET,
+        pairs: PairHeads[Any] | None = None,
     ) -> None:
-        width = extractor.backend.width
-        if heads.weight.shape[0] != width:
-            raise BundleError(
-                f"the heads of {detector_id} read {heads.weight.shape[0]} features, but the extractor gives {width}"
-            )
+        for stack, width in [(heads, extractor.backend.width)] + ([(pairs.heads, pairs.reader.width)] if pairs else []):
+            if stack.weight.shape[0] != width:
+                raise BundleError(
+                    f"the heads of {detector_id} read {stack.weight.shape[0]} features, but the extractor gives {width}"
+                )
         if READING in heads.labels:
             raise BundleError(f"{detector_id}: the name {READING!r} is taken; give the head another")
         self._extractor = extractor
         self._heads = heads
         self.detector_id = detector_id
         self._budget = budget
+        self._pairs = pairs
+        # Whether a text that has a context must be read alone too.
+        self._both = pairs is None or pairs.reader.needs_features or set(heads.labels) != set(pairs.heads.labels)
 
     @classmethod
     def load(
@@ -112,7 +129,7 @@ class LayerDetector:
             exported = Extractor.load_onnx(
                 bundle.base_folder(), spec.base, window=bundle.window, extractor_id=spec.extractor_id
             )
-            return cls(exported, bundle.heads, bundle.detector_id, budget=budget)
+            return cls._of(exported, bundle, budget)
         if backend == "auto":
             # Imported here, because it needs what only some backends need.
             from lec_guard.detect.auto import fastest
@@ -126,6 +143,7 @@ class LayerDetector:
             bundle.base_folder(),
             blocks=bundle.blocks,
             window=bundle.window,
+            gates=bundle.learned.gates,
             dtype="bf16" if backend == "torch-bf16" else "fp32",
         )
         if extractor.extractor_id != spec.extractor_id:
@@ -133,106 +151,242 @@ class LayerDetector:
                 f"{bundle.folder}: the heads were fitted on extractor {spec.extractor_id[:16]}…, but these weights, "
                 f"layers, pooling and windows make {extractor.extractor_id[:16]}…; fit the heads again"
             )
-        return cls(extractor, bundle.heads, bundle.detector_id, budget=budget)
+        return cls._of(extractor, bundle, budget)
+
+    @classmethod
+    def _of(cls, extractor: Extractor, bundle: Bundle, budget: int | None) -> LayerDetector:
+        spec, heads = bundle.spec.pairs, bundle.learned.pair_heads
+        pairs = None
+        if spec is not None and heads is not None:
+            pairs = PairHeads(_pair_reader(extractor, spec, budget), heads)
+        return cls(extractor, bundle.learned.heads, bundle.detector_id, budget=budget, pairs=pairs)
 
     @property
     def labels(self) -> Mapping[str, tuple[str, ...]]:
         """Head name -> the labels that it can raise."""
         return {**self._heads.labels, READING: (UNKNOWN_TOKENS,)}
 
-    def score(self, steps: Sequence[Step]) -> list[Scores]:
+    def score(self, steps: Sequence[Step], *, keys: Sequence[Hashable] | None = None) -> list[Scores]:
         """Score steps; the same text is read once, however many steps have it.
 
-        The heads of this detector read the text alone, so `context_read` is False.
+        A step's context is read where a head of this detector has a form for it, and kept for the next step with
+        the same context and key.
 
         Args:
             steps: The steps; may be empty.
+            keys: Whose each step is; None: all belong to one.
 
         Returns:
             One `Scores` a step, in order.
-        """
-        texts = {step.text: _Reading() for step in steps}
-        pool: list[tuple[_Reading, Window]] = []
-        for text, reading in texts.items():
-            if self._budget is not None and self._extractor.windower.too_long(text, self._budget):
-                reading.unread = f"the text has more than {self._budget} tokens, the budget of a step"
-                continue
-            for window in self._extractor.windower.windows(text):
-                pool.append((reading, window))
-                if len(pool) == _POOL:
-                    self._read(pool)
-                    pool = []
-        self._read(pool)
-        scores = {text: self._scores(text, reading) for text, reading in texts.items()}
-        return [scores[step.text] for step in steps]
 
-    def _read(self, pool: list[tuple[_Reading, Window]]) -> None:
+        Raises:
+            ValueError: If there are not as many keys as steps.
+        """
+        pairs = [
+            _Pair(step.text, step.context, key)
+            if self._pairs and step.context and not step.context.isspace()
+            else _Pair(step.text, None, None)
+            for step, key in zip(steps, [None] * len(steps) if keys is None else keys, strict=True)
+        ]
+        scores: dict[_Pair, Scores] = {}
+        for group in _groups(dict.fromkeys(pairs)):
+            scores |= self._score(group)
+        return [scores[pair] for pair in pairs]
+
+    def _score(self, pairs: Sequence[_Pair]) -> dict[_Pair, Scores]:
+        contexts = self._contexts(pairs)
+        texts: dict[str, _Text] = {}
+        for pair in pairs:
+            text = texts.setdefault(pair.text, _Text())
+            context = contexts.get(pair.about)
+            if isinstance(context, str):
+                continue
+            if self._pairs is not None and context is not None:
+                text.paired[pair.about] = _Reading(self._pairs.heads)
+            if text.alone is None and (pair.context is None or self._both):
+                text.alone = _Reading(self._heads)
+        pool: list[tuple[_Text, Window]] = []
+        for content, text in texts.items():
+            if text.alone is None and not text.paired:  # None of its contexts can be read.
+                continue
+            if self._budget is not None and self._extractor.windower.too_long(content, self._budget):
+                text.unread = f"the text has more than {self._budget} tokens, the budget of a step"
+                continue
+            for window in self._extractor.windower.windows(content):
+                pool.append((text, window))
+                if len(pool) == _POOL:
+                    self._read(pool, contexts)
+                    pool = []
+        self._read(pool, contexts)
+        return {pair: self._scores(pair, texts[pair.text], contexts.get(pair.about)) for pair in pairs}
+
+    def _contexts(self, pairs: Sequence[_Pair]) -> dict[_About, Context | str]:
+        """What is known of each context, or why it could not be read."""
+        found: dict[_About, Context | str] = {}
+        for pair in pairs:
+            if self._pairs is not None and pair.context is not None and pair.about not in found:
+                try:
+                    found[pair.about] = self._pairs.context(pair.context, pair.key)
+                except UnreadContextError as error:
+                    found[pair.about] = str(error)
+        return found
+
+    def _read(self, pool: list[tuple[_Text, Window]], contexts: Mapping[_About, Context | str]) -> None:
         if not pool:
             return
-        logits = self._heads.logits(self._extractor.features([window for _, window in pool]))
-        for (reading, window), row in zip(pool, logits, strict=True):
-            reading.add(window, row)
+        windows = [window for _, window in pool]
+        ends = np.cumsum([len(window.spans) for window in windows]).tolist()
+        rows = [slice(end - len(window.spans), end) for window, end in zip(windows, ends, strict=True)]
+        alone = [at for at, (text, _) in enumerate(pool) if text.alone is not None]
+        features = np.zeros((ends[-1], self._extractor.backend.width), np.float32)
+        if alone:
+            features[_concat(rows, alone)] = self._extractor.features([windows[at] for at in alone])
+        logits = self._heads.logits(features)
+        for at, (text, window) in enumerate(pool):
+            text.count(window)
+            if text.alone is not None:
+                text.alone.add(window, logits[rows[at]])
+        together: dict[_About, list[int]] = {}
+        for at, (text, _) in enumerate(pool):
+            for about in text.paired:
+                together.setdefault(about, []).append(at)
+        for about, some in together.items():
+            context = contexts[about]
+            if self._pairs is None or isinstance(context, str):
+                continue
+            own = self._pairs.reader.features([windows[at] for at in some], features[_concat(rows, some)], context)
+            paired, done = self._pairs.heads.logits(own), 0
+            for at in some:
+                text, window = pool[at]
+                text.paired[about].add(window, paired[done : done + len(window.spans)])
+                done += len(window.spans)
 
-    def _scores(self, text: str, reading: _Reading) -> Scores:
+    def _scores(self, pair: _Pair, text: _Text, context: Context | str | None) -> Scores:
         by_head: dict[str, dict[str, float]] = {}
-        spans: tuple[Span, ...] = ()
-        unread = reading.unread
-        if reading.windows:
-            logits = reading.logits(self._heads.weight.shape[1])
-            as_meant = np.frombuffer(reading.as_meant, dtype=np.int8) == 1
-            views = [self._heads.text_scores(logits[view]) for view in (~as_meant, as_meant) if view.any()]
-            for name, labels in self._heads.labels.items():
-                # Of the text as it is and as it is meant, the one that the head finds worse.
-                worst = max((view[name] for view in views), key=max)
-                by_head[name] = dict(zip(labels, worst.tolist(), strict=True))
-            tokens = reading.tokens - self._extractor.windower.special * int((~as_meant).sum())
-            by_head[READING] = {UNKNOWN_TOKENS: reading.unknown / tokens if tokens else 0.0}
-            spans = tuple(self._spans(reading, logits))
-        elif unread is None and text and not text.isspace():
+        spans: dict[str, Span] = {}
+        unread = context if isinstance(context, str) else text.unread
+        context_read = False
+        if unread is None and text.windows:
+            paired = text.paired.get(pair.about)
+            context_read = paired is not None
+            # What a head says of a text with its context comes last, and overwrites what it says without.
+            for reading in (text.alone, paired):
+                if reading is not None:
+                    by_head |= reading.scores()
+                    spans |= {span.head: span for span in reading.spans()}
+            by_head[READING] = {UNKNOWN_TOKENS: text.unknown_share(self._extractor.windower.special)}
+        elif unread is None and pair.text and not pair.text.isspace():
             unread = "the text has characters but no token that the model can read"
         elif unread is None:
             by_head = {name: dict.fromkeys(labels, 0.0) for name, labels in self.labels.items()}
         return Scores(
             by_head=by_head,
-            spans=spans,
-            windows=reading.windows,
+            spans=tuple(spans.values()),
+            windows=text.windows if unread is None else 0,
+            context_read=context_read,
             unread=unread,
             detector_id=self.detector_id,
             backend=self._extractor.backend.name,
         )
 
-    def _spans(self, reading: _Reading, logits: Matrix) -> Iterator[Span]:
-        """Each head's highest window."""
-        for name, values in self._heads.window_scores(logits).items():
-            window, label = np.unravel_index(int(values.argmax()), values.shape)
-            yield Span(
-                start=reading.starts[window],
-                end=reading.ends[window],
-                head=name,
-                label=self._heads.labels[name][label],
-                score=float(values[window, label]),
-            )
+
+def _pair_reader(extractor: Extractor, spec: MeetingPairs | PrefixPairs, budget: int | None) -> PairReader[Any]:
+    if isinstance(spec, MeetingPairs):
+        return Meeting(extractor, spec.parts, budget=budget)
+    from lec_guard.detect import prefix
+
+    template = prefix.Template(spec.before, spec.between, spec.after)
+    return prefix.PrefixPairs(extractor, template, budget=budget)
 
 
-class _Reading:
-    """What is known of a text from its windows so far; a few dozen bytes a window."""
+@dataclass(frozen=True, slots=True)
+class _About:
+    """A context and whose it is."""
+
+    context: str | None
+    key: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A text with what it is read against."""
+
+    text: str
+    context: str | None
+    key: Hashable
+
+    @property
+    def about(self) -> _About:
+        return _About(self.context, self.key)
+
+
+def _groups(pairs: Iterable[_Pair]) -> Iterator[list[_Pair]]:
+    """Parts of a call with few contexts each."""
+    group: list[_Pair] = []
+    contexts: set[_About] = set()
+    for pair in pairs:
+        if pair.context is not None:
+            contexts.add(pair.about)
+        if len(contexts) > _CONTEXTS:
+            yield group
+            group, contexts = [], {pair.about}
+        group.append(pair)
+    if group:
+        yield group
+
+
+def _concat(rows: Sequence[slice], chosen: Iterable[int]) -> npt.NDArray[np.int64]:
+    return np.concatenate([np.arange(rows[at].start, rows[at].stop) for at in chosen])
+
+
+class _Text:
+    """What is known of a text so far; its size does not grow with the text."""
 
     def __init__(self) -> None:
         self.unread: str | None = None
-        self.windows = self.unknown = self.tokens = 0
-        self.starts, self.ends = array("q"), array("q")
-        self.as_meant = array("b")
-        self._logits = array("f")
+        self.windows = self._unknown = self._tokens = self._as_it_is = 0
+        self.alone: _Reading | None = None
+        self.paired: dict[_About, _Reading] = {}
+
+    def count(self, window: Window) -> None:
+        self.windows += 1
+        if not window.as_meant:
+            self._as_it_is += 1
+            self._unknown += window.unknown
+            self._tokens += len(window.ids)
+
+    def unknown_share(self, special: int) -> float:
+        tokens = self._tokens - special * self._as_it_is
+        return self._unknown / tokens if tokens else 0.0
+
+
+class _Reading:
+    """What some heads say of a text so far: as it is, and as it is meant."""
+
+    def __init__(self, heads: HeadStack) -> None:
+        self._heads = heads
+        self._views: dict[bool, Aggregate] = {}
 
     def add(self, window: Window, logits: Matrix) -> None:
-        self.windows += 1
-        self.starts.append(window.start)
-        self.ends.append(window.end)
-        self.as_meant.append(window.as_meant)
-        self._logits.frombytes(logits.tobytes())
-        if not window.as_meant:
-            self.unknown += window.unknown
-            self.tokens += len(window.ids)
+        if window.as_meant not in self._views:
+            self._views[window.as_meant] = self._heads.aggregate()
+        self._views[window.as_meant].add(logits, window.spans)
 
-    def logits(self, columns: int) -> Matrix:
-        return np.frombuffer(self._logits, dtype=np.float32).reshape(-1, columns)
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Of both views, the one that the head finds worse."""
+        views = [view.scores() for view in self._views.values()]
+        return {
+            name: dict(zip(labels, max((view[name] for view in views), key=max).tolist(), strict=True))
+            for name, labels in self._heads.labels.items()
+        }
+
+    def spans(self) -> Iterator[Span]:
+        """Each head's highest segment."""
+        best: dict[str, Highest] = {}
+        for view in self._views.values():
+            for top in view.highest():
+                if top.head not in best or top.score > best[top.head].score:
+                    best[top.head] = top
+        for top in best.values():
+            start, end = top.mark
+            yield Span(start=start, end=end, head=top.head, label=top.label, score=top.score)

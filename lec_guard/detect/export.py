@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from lec_guard.detect.backends.onnx import OnnxBackend, OnnxDtype
-from lec_guard.detect.bundle import Bundle, OnnxBase, model_store, write_bundle
-from lec_guard.detect.extractor import Block, Extractor
-from lec_guard.detect.pooling import pool
+from lec_guard.detect.backends.torch import BlockPooling, TorchBackend
+from lec_guard.detect.bundle import TORCH_ONLY, Bundle, MeetingPairs, OnnxBase, PrefixPairs, model_store, write_bundle
+from lec_guard.detect.extractor import Block, Extractor, Features
+from lec_guard.detect.heads import Matrix
+from lec_guard.detect.pairs import Meeting
 from lec_guard.detect.prune import PrunedModel, load_pruned
+from lec_guard.detect.quiet import quiet
+from lec_guard.detect.windows import Window, Windower
 from lec_guard.errors import BundleError
 
 MODEL = "model.onnx"
@@ -42,18 +43,19 @@ PROBES = (
 class _Pooled(torch.nn.Module):
     """A cut model with its poolings, as one graph."""
 
-    def __init__(self, model: PrunedModel, blocks: Sequence[Block]) -> None:
+    def __init__(self, model: PrunedModel, blocks: Sequence[Block], gates: Features | None) -> None:
         super().__init__()
         self._module = model.module
         self._top = model.layers
-        self._blocks = blocks
+        self._deep = any(block.layer != model.layers for block in blocks)
+        self._pooled = BlockPooling(blocks, gates)
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """`[batch, tokens]` twice -> `[batch, width]`."""
-        deep = any(block.layer != self._top for block in self._blocks)
-        out = self._module(input_ids=ids, attention_mask=mask, return_dict=True, output_hidden_states=deep)
-        states = out.hidden_states if deep else {self._top: out.last_hidden_state}
-        return torch.cat([pool(states[block.layer], mask, block.pooling) for block in self._blocks], dim=-1)
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
+        """`[batch, tokens]` twice and `[segments, tokens]` -> `[batch, segments, width]`."""
+        out = self._module(input_ids=ids, attention_mask=mask, return_dict=True, output_hidden_states=self._deep)
+        states = dict(enumerate(out.hidden_states)) if self._deep else {self._top: out.last_hidden_state}
+        pooled: torch.Tensor = self._pooled(states, mask, segments)
+        return pooled
 
 
 def export(bundle: Bundle, folder: Path, dtype: OnnxDtype) -> None:
@@ -65,11 +67,13 @@ def export(bundle: Bundle, folder: Path, dtype: OnnxDtype) -> None:
         dtype: `fp32`, or `int8` for the matrix products.
 
     Raises:
-        BundleError: If a package is missing, the model can't be exported, or its features differ from those of
-            torch in float32.
+        BundleError: If a package is missing, the model can't be exported, its features differ from those of
+            torch in float32, or its pairs need torch.
     """
     if isinstance(bundle.spec.base, OnnxBase):
         raise BundleError(f"{bundle.folder}: is an exported bundle already; export the one with the base weights")
+    if isinstance(bundle.spec.pairs, PrefixPairs):
+        raise BundleError(f"{bundle.folder}: can't be exported: {TORCH_ONLY}")
     try:
         import onnxscript  # noqa: F401 - torch's exporter needs it and says so late
         from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -79,19 +83,22 @@ def export(bundle: Bundle, folder: Path, dtype: OnnxDtype) -> None:
     blocks = bundle.blocks
     model = load_pruned(base, max(block.layer for block in blocks))
     model.module.float()
-    graph = _Pooled(model, blocks).eval()
+    graph = _Pooled(model, blocks, bundle.learned.gates).eval()
     folder.mkdir(parents=True, exist_ok=True)
     # Exporters specialise dimensions of 0 and 1, so the sample has neither.
     ids = torch.ones((2, 8), dtype=torch.long)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
-    with _quiet():
+    segments = torch.arange(3)[:, None] * 2 + torch.arange(4)
+    shape = {0: torch.export.Dim("segments"), 1: torch.export.Dim("segment_tokens")}
+    # The exporters talk of their own matters; the quantizer does so on the root logger.
+    with quiet("torch.onnx", "root"):
         torch.onnx.export(
             graph,
-            (ids, torch.ones_like(ids)),
+            (ids, torch.ones_like(ids), segments),
             str(folder / MODEL),
-            input_names=["ids", "mask"],
+            input_names=["ids", "mask", "segments"],
             output_names=["features"],
-            dynamic_shapes=(sizes, sizes),
+            dynamic_shapes=(sizes, sizes, shape),
             dynamo=True,
             external_data=False,
             verbose=False,
@@ -116,8 +123,11 @@ def export(bundle: Bundle, folder: Path, dtype: OnnxDtype) -> None:
             "files": files,
         }
     )
-    write_bundle(folder, spec, bundle.heads)
-    _check(bundle, Extractor.load(base, blocks=blocks, window=bundle.window), folder, dtype, width, model.pad_id)
+    write_bundle(folder, spec, bundle.learned)
+    # The same weights again, not loaded a second time.
+    windower = Windower.from_json((base / "tokenizer.json").read_bytes(), bundle.window)
+    reference = Extractor(windower, TorchBackend(model, blocks, bundle.learned.gates), bundle.spec.extractor_id)
+    _check(bundle, reference, folder, dtype, width, model.pad_id)
 
 
 def cached_export(bundle: Bundle, dtype: OnnxDtype) -> Path:
@@ -163,11 +173,19 @@ def worst_difference(heads_of: Bundle, ours: Extractor, reference: Extractor) ->
         The largest difference of a probability.
     """
     windows = [window for text in PROBES for window in reference.windower.windows(text)]
-    scores = [
-        heads_of.heads.window_scores(heads_of.heads.logits(extractor.features(windows)))
-        for extractor in (ours, reference)
-    ]
-    return max(float(np.abs(scores[0][head] - scores[1][head]).max()) for head in scores[0])
+    scores = [list(_probed(heads_of, extractor, windows)) for extractor in (ours, reference)]
+    return max(float(np.abs(own - other).max()) for own, other in zip(*scores, strict=True))
+
+
+def _probed(bundle: Bundle, extractor: Extractor, windows: Sequence[Window]) -> Iterator[Matrix]:
+    """What each head says of the windows, alone and with a context where features of the two meet."""
+    features = extractor.features(windows)
+    heads, pair_heads, pairs = bundle.learned.heads, bundle.learned.pair_heads, bundle.spec.pairs
+    yield from heads.segment_scores(heads.logits(features)).values()
+    if pair_heads is not None and isinstance(pairs, MeetingPairs):
+        meeting = Meeting(extractor, pairs.parts, budget=None)
+        met = meeting.features(windows, features, meeting.read(PROBES[0]))
+        yield from pair_heads.segment_scores(pair_heads.logits(met)).values()
 
 
 def _check(bundle: Bundle, reference: Extractor, folder: Path, dtype: OnnxDtype, width: int, pad_id: int) -> None:
@@ -179,16 +197,3 @@ def _check(bundle: Bundle, reference: Extractor, folder: Path, dtype: OnnxDtype,
             f"{bundle.folder}: scores of the {dtype} export differ by up to {worst:.3f} from torch's, "
             f"more than {TOLERANCE[backend.name]}; use another backend"
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporters talk of their own matters, on the root logger and as warnings."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -1,10 +1,10 @@
-"""Windows in, one feature vector each out: a tokenizer, a cut model on some backend, and poolings."""
+"""Windows in, one feature vector a segment out: a tokenizer, a cut model on some backend, and poolings."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -36,10 +36,12 @@ class Block:
     Attributes:
         layer: The layer whose states are pooled, 0 for the embeddings.
         pooling: How.
+        gate: Which learned query a gated pooling takes; None for the others.
     """
 
     layer: int
     pooling: Pooling
+    gate: int | None = None
 
 
 class Backend(Protocol):
@@ -52,8 +54,18 @@ class Backend(Protocol):
     pad_id: int
     """Token id to pad with."""
 
-    def features(self, ids: Tokens, mask: Tokens) -> Features:
-        """`[batch, tokens]` twice -> `[batch, width]`."""
+    def features(self, ids: Tokens, mask: Tokens, segments: Tokens) -> Features:
+        """Features of one batch, padded on the right.
+
+        Args:
+            ids: Token ids, `[batch, tokens]`.
+            mask: 1 for a token, 0 for padding, `[batch, tokens]`.
+            segments: The tokens of each segment of the longest row, `[segments, tokens]`; numbers beyond a row
+                count as padding.
+
+        Returns:
+            `[batch, segments, width]`; those of segments without tokens mean nothing.
+        """
         ...
 
 
@@ -72,22 +84,31 @@ class Extractor:
         self.extractor_id = extractor_id
 
     @classmethod
-    def load(cls, path: Path, *, blocks: Sequence[Block], window: WindowSpec, dtype: Dtype = "fp32") -> Extractor:
+    def load(
+        cls,
+        path: Path,
+        *,
+        blocks: Sequence[Block],
+        window: WindowSpec,
+        gates: Features | None = None,
+        dtype: Dtype = "fp32",
+    ) -> Extractor:
         """Load from a folder with a Hugging Face model and its `tokenizer.json`, for torch.
 
         Args:
             path: The folder.
             blocks: The layers and poolings that make up a feature vector; what lies above the highest of
                 these layers is not loaded.
-            window: Size and stride of the windows.
+            window: How texts are cut.
+            gates: The learned queries of gated poolings, `[gates, width of a state]`; None where there are none.
             dtype: What the model computes in.
 
         Returns:
-            An extractor on the CPU.
+            An extractor, on a GPU where torch sees one.
 
         Raises:
-            BundleError: If the folder lacks a file, its weights don't fit, or windows are longer than the
-                model's inputs.
+            BundleError: If the folder lacks a file, its weights don't fit, windows are longer than the model's
+                inputs, or a gated pooling has no gate of the right size.
             DetectorError: If the architecture can't be cut, or windows leave gaps.
         """
         # Imported here: an extractor on another backend needs no torch.
@@ -97,12 +118,13 @@ class Extractor:
         model = load_pruned(path, max(block.layer for block in blocks))
         if model.max_positions is not None and window.size > model.max_positions:
             raise BundleError(f"windows of {window.size} tokens, but the model reads {model.max_positions} at most")
+        _check_gates(blocks, gates, model.width)
         tokenizer = _read(path / "tokenizer.json")
-        extractor_id = _extractor_id(model, _read(path / "config.json"), tokenizer, blocks, window)
-        extractor = cls(Windower.from_json(tokenizer, window), TorchBackend(model, blocks, dtype), extractor_id)
+        extractor_id = _extractor_id(model, _read(path / "config.json"), tokenizer, blocks, window, gates)
+        extractor = cls(Windower.from_json(tokenizer, window), TorchBackend(model, blocks, gates, dtype), extractor_id)
         try:
             # Some architectures read fewer positions than their config says.
-            extractor.features([Window([model.pad_id + 1] * window.size, 0, 0, 0, as_meant=False)])
+            extractor.features([window_of(window.size, window, token=model.pad_id + 1)])
         except (RuntimeError, IndexError) as error:
             raise BundleError(f"{path}: the model can't read windows of {window.size} tokens: {error}") from error
         return extractor
@@ -114,7 +136,7 @@ class Extractor:
         Args:
             folder: The folder with `model.onnx` and `tokenizer.json`, whose hashes were checked.
             base: What the bundle says of the model.
-            window: Size and stride of the windows.
+            window: How texts are cut.
             extractor_id: That of the extractor that was exported.
 
         Returns:
@@ -129,41 +151,75 @@ class Extractor:
         return cls(Windower.from_json(_read(folder / "tokenizer.json"), window), backend, extractor_id)
 
     def features(self, windows: Sequence[Window]) -> Features:
-        """The feature vectors of windows, whatever texts they belong to.
+        """The feature vectors of windows' segments, whatever texts they belong to.
 
         Args:
             windows: The windows.
 
         Returns:
-            `[len(windows), width]`.
+            `[segments of all windows, width]`, window after window.
         """
-        out = np.empty((len(windows), self.backend.width), dtype=np.float32)
-        for rows, ids, mask in self._batches(windows):
-            out[rows] = self.backend.features(ids, mask)
+
+        def read(_rows: list[int], ids: Tokens, mask: Tokens) -> Features:
+            return self.backend.features(ids, mask, self._segments(ids.shape[1]))
+
+        return self.batched([window.ids for window in windows], [len(window.spans) for window in windows], read)
+
+    def batched(
+        self,
+        tokens: Sequence[Sequence[int]],
+        segments: Sequence[int],
+        read: Callable[[list[int], Tokens, Tokens], Features],
+        *,
+        before: int = 0,
+    ) -> Features:
+        """Read rows of tokens in batches of similar length.
+
+        Args:
+            tokens: Token ids of each row.
+            segments: How many segments each row has.
+            read: Which rows these are, ids, and mask, `[batch, tokens]` -> `[batch, segments, width]`, as
+                `Backend.features`.
+            before: Tokens that stand before each row, and take memory too.
+
+        Returns:
+            `[segments of all rows, width]`, row after row.
+        """
+        ends = np.cumsum(segments, dtype=np.int64)
+        out = np.empty((int(ends[-1]) if len(ends) else 0, self.backend.width), dtype=np.float32)
+        for rows, ids, mask in _batches(tokens, self.backend.pad_id, before):
+            for row, own in zip(rows, read(rows, ids, mask), strict=True):
+                out[ends[row] - segments[row] : ends[row]] = own[: segments[row]]
         return out
 
-    def _batches(self, windows: Sequence[Window]) -> Iterator[tuple[list[int], Tokens, Tokens]]:
-        """Rows, ids and mask of batches of similar length, padded on the right.
+    def _segments(self, tokens: int) -> Tokens:
+        """The tokens of each segment of a row, `[segments, tokens]`; the last may go beyond the row."""
+        starts = [start for start, _ in self.windower.spec.segments(tokens)]
+        return np.asarray(starts)[:, None] + np.arange(min(self.windower.spec.segment, tokens))
 
-        On the right because then every architecture counts positions by itself.
-        """
-        order = sorted(range(len(windows)), key=lambda i: len(windows[i].ids))
-        while order:
-            # From the long end, so that the widest batch comes first and its memory is reused.
-            longest = len(windows[order[-1]].ids)
-            # Another pass costs less than padding that is a fifth of the longest.
-            shortest = longest - max(8, longest // 5)
-            size = 1
-            while size < min(len(order), _BATCH_TOKENS // longest) and len(windows[order[-size - 1]].ids) >= shortest:
-                size += 1
-            rows, order = order[-size:], order[:-size]
-            ids = np.full((len(rows), longest), self.backend.pad_id, dtype=np.int64)
-            mask = np.zeros((len(rows), longest), dtype=np.int64)
-            for at, row in enumerate(rows):
-                tokens = windows[row].ids
-                ids[at, : len(tokens)] = tokens
-                mask[at, : len(tokens)] = 1
-            yield rows, ids, mask
+
+def _batches(tokens: Sequence[Sequence[int]], pad_id: int, before: int) -> Iterator[tuple[list[int], Tokens, Tokens]]:
+    """Rows, ids and mask of batches of similar length, padded on the right.
+
+    On the right because then every architecture counts positions by itself.
+    """
+    order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+    while order:
+        # From the long end, so that the widest batch comes first and its memory is reused.
+        longest = len(tokens[order[-1]])
+        # Another pass costs less than padding that is a fifth of the longest.
+        shortest = longest - max(8, longest // 5)
+        most = min(len(order), _BATCH_TOKENS // (before + longest))
+        size = 1
+        while size < most and len(tokens[order[-size - 1]]) >= shortest:
+            size += 1
+        rows, order = order[-size:], order[:-size]
+        ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
+        mask = np.zeros((len(rows), longest), dtype=np.int64)
+        for at, row in enumerate(rows):
+            ids[at, : len(tokens[row])] = tokens[row]
+            mask[at, : len(tokens[row])] = 1
+        yield rows, ids, mask
 
 
 def _read(path: Path) -> bytes:
@@ -175,8 +231,38 @@ def _read(path: Path) -> bytes:
         ) from None
 
 
+def window_of(tokens: int, spec: WindowSpec, token: int = 5) -> Window:
+    """A window that says nothing, to try a model on.
+
+    Args:
+        tokens: How many tokens.
+        spec: How texts are cut.
+        token: The token that it repeats.
+
+    Returns:
+        The window.
+    """
+    return Window([token] * tokens, [(0, 1)] * len(spec.segments(tokens)), 0, as_meant=False)
+
+
+def _check_gates(blocks: Sequence[Block], gates: Features | None, width: int) -> None:
+    count = 0 if gates is None else len(gates)
+    for block in blocks:
+        if (block.pooling == "gated") != (block.gate is not None):
+            raise BundleError(f"the pooling {block.pooling!r} of layer {block.layer} has gate {block.gate}")
+        if block.gate is not None and not 0 <= block.gate < count:
+            raise BundleError(f"layer {block.layer} is pooled by gate {block.gate}, but there are {count} gates")
+    if gates is not None and gates.shape[1:] != (width,):
+        raise BundleError(f"the gates have shape {gates.shape}, but the model's states are {width} wide")
+
+
 def _extractor_id(
-    model: PrunedModel, config: bytes, tokenizer: bytes, blocks: Sequence[Block], window: WindowSpec
+    model: PrunedModel,
+    config: bytes,
+    tokenizer: bytes,
+    blocks: Sequence[Block],
+    window: WindowSpec,
+    gates: Features | None,
 ) -> str:
     """A hash over everything that fixes the features, so that heads can be bound to it."""
     parts = {
@@ -186,6 +272,7 @@ def _extractor_id(
         "layers": model.layers,
         "blocks": [asdict(block) for block in blocks],
         "window": asdict(window),
+        "gates": None if gates is None else hashlib.sha256(np.ascontiguousarray(gates, "<f4").tobytes()).hexdigest(),
         "normaliser": normalise.VERSION,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

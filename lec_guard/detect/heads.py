@@ -6,8 +6,10 @@ calibration are folded into the matrix when it is fitted, so nothing else has to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,20 @@ Matrix = npt.NDArray[np.float32]
 _Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
+class LengthOffset(BaseModel):
+    """A point of what a text has subtracted for its length: linear in the logarithm in between, constant beyond.
+
+    Attributes:
+        segments: Of a text with so many segments …
+        logit: … this is subtracted from its logit.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    segments: Annotated[int, Field(gt=0)]
+    logit: Annotated[float, Field(allow_inf_nan=False)]
+
+
 class HeadSpec(BaseModel):
     """What the columns of a head mean.
 
@@ -29,10 +45,12 @@ class HeadSpec(BaseModel):
             and one before them for "none of these". `two_level`: one column for the first label, then
             one a category; a category's probability is its share, given the first label, times that one.
         labels: The labels that the head can raise, in the order of the columns.
-        temperature: How a text's windows make its logit: `t * log(mean(exp(logit / t)))`, between their
-            highest (t near 0) and their mean (t large).
-        length_terms: What a text of n windows has subtracted from its logit: the first times log n, and the
-            second times its square, so that false alarms are as frequent as for one window.
+        aggregation: How a text's segments make its logit, at a temperature t. `log_mean_exp`:
+            `t * log(mean(exp(logit / t)))`. `attention`: their mean, weighted by `softmax(logit / t)`. Both lie
+            between their highest (t near 0) and their mean (t large).
+        temperature: t.
+        length_offsets: What a text has subtracted from its logit for what many segments give by chance, so that
+            false alarms are as frequent as for one segment; none subtracts nothing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,8 +58,9 @@ class HeadSpec(BaseModel):
     name: _Label
     kind: Literal["binary", "multiclass", "two_level"]
     labels: Annotated[tuple[_Label, ...], Field(min_length=1)]
+    aggregation: Literal["log_mean_exp", "attention"] = "log_mean_exp"
     temperature: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1.0
-    length_terms: tuple[float, float] = (0.0, 0.0)
+    length_offsets: tuple[LengthOffset, ...] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -51,7 +70,24 @@ class HeadSpec(BaseModel):
             raise ValueError("a binary head has one label")
         if self.kind == "two_level" and len(self.labels) < 3:
             raise ValueError("a two-level head has a first label and at least two categories")
+        points = [point.segments for point in self.length_offsets]
+        if points != sorted(set(points)):
+            raise ValueError("length offsets must be in the order of their segments, each once")
         return self
+
+    def offset(self, segments: int) -> float:
+        """What a text has subtracted from its logit.
+
+        Args:
+            segments: How many segments it has.
+
+        Returns:
+            A difference of log odds.
+        """
+        if not self.length_offsets:
+            return 0.0
+        points = [math.log(point.segments) for point in self.length_offsets]
+        return float(np.interp(math.log(segments), points, [point.logit for point in self.length_offsets]))
 
     @property
     def columns(self) -> int:
@@ -95,21 +131,21 @@ class HeadStack:
         """The one matrix product.
 
         Args:
-            features: `[windows, features]`.
+            features: `[segments, features]`.
 
         Returns:
-            `[windows, columns]`.
+            `[segments, columns]`.
         """
         return features @ self.weight + self.bias
 
-    def window_scores(self, logits: Matrix) -> dict[str, Matrix]:
-        """Probabilities of each window by itself.
+    def segment_scores(self, logits: Matrix) -> dict[str, Matrix]:
+        """Probabilities of each segment by itself.
 
         Args:
-            logits: `[windows, columns]`.
+            logits: `[segments, columns]`.
 
         Returns:
-            Head name -> `[windows, labels]`.
+            Head name -> `[segments, labels]`.
         """
         return {
             spec.name: _probabilities(spec, logits[:, columns])
@@ -117,27 +153,86 @@ class HeadStack:
         }
 
     def text_scores(self, logits: Matrix) -> dict[str, Matrix]:
-        """Probabilities of the text that the windows make up.
-
-        How sure a head is that a window holds something is aggregated over the windows as its spec says;
-        its other columns are averaged with the weights that the windows have in that.
+        """Probabilities of the text that the segments make up; see `Aggregate`.
 
         Args:
-            logits: `[windows, columns]`, at least one window.
+            logits: `[segments, columns]`, at least one segment.
+
+        Returns:
+            Head name -> `[labels]`.
+        """
+        text = self.aggregate()
+        text.add(logits, range(len(logits)))
+        return text.scores()
+
+    def aggregate(self) -> Aggregate:
+        """What collects the segments of one text.
+
+        Returns:
+            An empty one.
+        """
+        return Aggregate(self.specs, self._slices)
+
+
+class Aggregate:
+    """The segments of a text so far. Its size does not grow with them. Not to be shared between threads.
+
+    How sure a head is that a segment holds something is aggregated over the segments as its spec says; its other
+    columns are averaged with the weights that the segments have in that.
+
+    Args:
+        specs: The heads.
+        columns: The columns of each.
+    """
+
+    def __init__(self, specs: Sequence[HeadSpec], columns: Sequence[slice]) -> None:
+        self._specs = specs
+        self._columns = columns
+        self._heads = [_Running() for _ in specs]
+        self.segments = 0
+
+    def add(self, logits: Matrix, marks: Sequence[Any]) -> None:
+        """Add segments.
+
+        Args:
+            logits: `[segments, columns]`.
+            marks: What each segment is to the caller; `highest` gives one back.
+        """
+        if not len(logits):
+            return
+        self.segments += len(logits)
+        wide = logits.astype(np.float64)
+        for spec, columns, head in zip(self._specs, self._columns, self._heads, strict=True):
+            own = wide[:, columns]
+            alarm = _alarm(spec, own)
+            at = int(alarm.argmax())
+            # Not `>`: what is no number compares false, and has to come out as none.
+            if not alarm[at] <= head.top:
+                fade = np.exp((head.top - alarm[at]) / spec.temperature)
+                head.total *= fade
+                head.alarm *= fade
+                head.weighted = head.weighted * fade
+                # A copy, because a part of an array keeps all of it.
+                head.top, head.mark, head.row = float(alarm[at]), marks[at], own[at].copy()
+            shares = np.exp((alarm - head.top) / spec.temperature)
+            head.total += float(shares.sum())
+            head.alarm += float(shares @ alarm)
+            head.weighted = head.weighted + shares @ own
+
+    def scores(self) -> dict[str, Matrix]:
+        """Probabilities of the text; at least one segment must have been added.
 
         Returns:
             Head name -> `[labels]`.
         """
         scores = {}
-        for spec, columns in zip(self.specs, self._slices, strict=True):
-            own = logits[:, columns].astype(np.float64)
-            alarm = _alarm(spec, own)
-            highest = alarm.max()
-            shares = np.exp((alarm - highest) / spec.temperature)
-            log = np.log(len(own))
-            total = highest + spec.temperature * np.log(shares.mean())
-            total -= spec.length_terms[0] * log + spec.length_terms[1] * log**2
-            mean = (shares / shares.sum()) @ own
+        for spec, head in zip(self._specs, self._heads, strict=True):
+            if spec.aggregation == "attention":
+                total = head.alarm / head.total
+            else:
+                total = head.top + spec.temperature * np.log(head.total / self.segments)
+            total -= spec.offset(self.segments)
+            mean = head.weighted / head.total
             # What the average lacks to the aggregate goes to the columns that raise the alarm.
             if spec.kind == "multiclass":
                 mean[1:] += total - _alarm(spec, mean[None])[0]
@@ -146,9 +241,49 @@ class HeadStack:
             scores[spec.name] = _probabilities(spec, mean[None].astype(np.float32))[0]
         return scores
 
+    def highest(self) -> Iterator[Highest]:
+        """Each head's highest segment; at least one segment must have been added.
+
+        Yields:
+            One a head, in order.
+        """
+        for spec, head in zip(self._specs, self._heads, strict=True):
+            scores = _probabilities(spec, head.row[None].astype(np.float32))[0]
+            label = int(scores.argmax())
+            yield Highest(spec.name, spec.labels[label], float(scores[label]), head.mark)
+
+
+@dataclass(frozen=True, slots=True)
+class Highest:
+    """The segment of which a head is surest.
+
+    Attributes:
+        head: The head.
+        label: Its likeliest label there.
+        score: That label's probability for this segment alone.
+        mark: What the segment is to the caller.
+    """
+
+    head: str
+    label: str
+    score: float
+    mark: Any
+
+
+@dataclass(slots=True)
+class _Running:
+    """A head's sums over the segments so far; shares are relative to the highest alarm."""
+
+    top: float = -math.inf
+    total: float = 0.0
+    alarm: float = 0.0
+    weighted: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+    row: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+    mark: Any = None
+
 
 def _alarm(spec: HeadSpec, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """How sure a head is that a window holds something: `[windows, columns]` -> `[windows]`."""
+    """How sure a head is that a segment holds something: `[segments, columns]` -> `[segments]`."""
     if spec.kind == "multiclass":
         return np.asarray(logits[:, 1:].max(axis=1) - logits[:, 0])
     return logits[:, 0]

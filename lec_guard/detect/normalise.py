@@ -337,6 +337,8 @@ _LEET_INSIDE = re.compile(r"[A-Za-z][013457@$]{1,2}[A-Za-z]")
 
 def _leet(text: str) -> Iterator[Edit]:
     """Where two different words or more have digits between their letters: one is a product or a version."""
+    if not _LEET_INSIDE.search(text):
+        return
     words = [w for w in _LEET_WORD.finditer(text) if len(w.group()) <= _LONGEST_LEET and not w.group().isalpha()]
     sure = {w.group() for w in words if _LEET_INSIDE.search(w.group()) and sum(map(str.isalpha, w.group())) >= 3}
     if len(sure) >= 2:
@@ -355,7 +357,13 @@ _ENCODED = re.compile(
 )
 
 
+_MAYBE_ENCODED = re.compile(r"[%\\&]|[A-Za-z0-9+/_-]{16}|(?:[0-9A-Fa-f]{2}[ :,]?){8}")
+"""What each of them has: it is looked for first, because most texts have none."""
+
+
 def _encodings(text: str) -> Iterator[Edit]:
+    if not _MAYBE_ENCODED.search(text):
+        return
     for run in _ENCODED.finditer(text):
         decoded = _DECODERS[str(run.lastgroup)](run.group())
         if not decoded or decoded == run.group():
@@ -432,11 +440,13 @@ def _turned(text: str) -> Iterator[Edit]:
     Words that are common after the turn and not before it are the landmarks; a stretch with three or more of
     them, and no gap of more than six words, reaches out on both sides to the next word that is common as it is.
     """
+    if len(_TURNED_EITHER_WAY.intersection(map(str.lower, _LETTERS.findall(text)))) < _FEWEST_HITS:
+        return
     words = list(_LETTERS.finditer(text))
     plain = [word.group().lower() in _COMMON for word in words]
     found: list[Edit] = []
-    for turn in (_rot13, _reversed):
-        hits = [i for i, word in enumerate(words) if not plain[i] and turn(word.group()).lower() in _COMMON_AND_LONG]
+    for turn, turned in _TURNED.items():
+        hits = [i for i, word in enumerate(words) if word.group().lower() in turned]
         done = 0
         for group in _near(hits):
             distinct = {words[i].group().lower() for i in group}
@@ -482,6 +492,12 @@ def _rot13(text: str) -> str:
 
 def _reversed(text: str) -> str:
     return text[::-1]
+
+
+_TURNED = {turn: frozenset(map(turn, _COMMON_AND_LONG)) - _COMMON for turn in (_rot13, _reversed)}
+"""Words that are common after the turn, and not before it."""
+
+_TURNED_EITHER_WAY = frozenset().union(*_TURNED.values())
 
 
 _PASSES: tuple[Callable[[str], Iterator[Edit]], ...] = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars  # type: ignore[attr-defined]
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.utils import logging as hf_logging
 
+from lec_guard.detect.past import Prefix
+from lec_guard.detect.quiet import quiet
 from lec_guard.errors import BundleError, DetectorError
 
 _FINAL_NORMS = ("norm", "final_norm", "ln_f", "final_layernorm", "final_layer_norm")
@@ -46,35 +49,96 @@ class PrunedModel:
     pad_id: int
     max_positions: int | None
 
-    def hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def hidden(self, ids: torch.Tensor, mask: torch.Tensor, prefix: Prefix | None = None) -> torch.Tensor:
         """The hidden state after layer k; equal to the whole model's `hidden_states[k]`.
 
         Args:
             ids: Token ids, `[batch, tokens]`.
-            mask: 1 for a token, 0 for padding, `[batch, tokens]`.
+            mask: 1 for a token, 0 for padding, `[batch, tokens]`; after a prefix, padded on the right.
+            prefix: What stands before each row, as `prefix` gave it.
 
         Returns:
-            `[batch, tokens, width]`, in the dtype of the weights.
+            Those of `ids`, not of the prefix: `[batch, tokens, width]`, in the dtype of the weights.
         """
         if self.layers == 0:
-            return self.all_hidden(ids, mask)[0]
-        state: torch.Tensor = self.module(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state
+            return self.all_hidden(ids, mask, prefix)[0]
+        state: torch.Tensor = self._run(ids, mask, prefix).last_hidden_state
         return state
 
-    def all_hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def all_hidden(
+        self, ids: torch.Tensor, mask: torch.Tensor, prefix: Prefix | None = None
+    ) -> tuple[torch.Tensor, ...]:
         """The hidden states after 0, 1, … k layers, for a sweep over layers in one pass.
 
         Args:
             ids: Token ids, `[batch, tokens]`.
-            mask: 1 for a token, 0 for padding, `[batch, tokens]`.
+            mask: 1 for a token, 0 for padding, `[batch, tokens]`; after a prefix, padded on the right.
+            prefix: What stands before each row, as `prefix` gave it.
 
         Returns:
-            k + 1 tensors, `[batch, tokens, width]` each.
+            k + 1 tensors, those of `ids`, not of the prefix: `[batch, tokens, width]` each.
         """
-        states: tuple[torch.Tensor, ...] = self.module(
-            input_ids=ids, attention_mask=mask, return_dict=True, output_hidden_states=True
-        ).hidden_states
+        states: tuple[torch.Tensor, ...] = self._run(ids, mask, prefix, output_hidden_states=True).hidden_states
         return states[: self.layers + 1]
+
+    def prefix(self, ids: torch.Tensor) -> Prefix:
+        """Read a prefix once, for texts that come after it.
+
+        Args:
+            ids: Token ids, `[1, tokens]`, at least one.
+
+        Returns:
+            What the kept layers need of it.
+
+        Raises:
+            BundleError: If the model keeps nothing of what it has read: it is no decoder.
+        """
+        try:
+            cache = getattr(self._run(ids, torch.ones_like(ids), use_cache=True), "past_key_values", None)
+            if cache is None:
+                raise self._no_decoder("it keeps no keys and values")
+            return Prefix(cache, ids.shape[1])
+        except TypeError as error:  # some encoders have no such argument
+            raise self._no_decoder(str(error)) from error
+
+    def check_prefix(self) -> None:
+        """Read a short input after a prefix and whole: a causal decoder gives the same.
+
+        Raises:
+            BundleError: If this model does not.
+        """
+        device = next(self.module.parameters()).device
+        ids = torch.tensor([[1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 8, 9, 0]], device=device)
+        mask = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0]], device=device)
+        kept = mask[:, 4:].bool()
+        with torch.inference_mode():
+            expected = [state[:, 4:][kept].float() for state in self.all_hidden(ids, mask)]
+            prefix = self.prefix(ids[:1, :4])
+            # Twice, because the first pass must leave the prefix as it was.
+            for _ in range(2):
+                try:
+                    states = self.all_hidden(ids[:, 4:], mask[:, 4:], prefix)
+                except Exception as error:  # what a model does with a cache that it can't read is its own
+                    raise self._no_decoder(str(error)) from error
+                for layer, (state, whole) in enumerate(zip(states, expected, strict=True)):
+                    # Half of the digits: roundings add up over the layers, but nothing else may differ.
+                    off = float((state[kept].float() - whole).norm() / whole.norm())
+                    if not off <= torch.finfo(state.dtype).eps ** 0.5:
+                        raise self._no_decoder(f"the states of layer {layer} differ by {off:.0%}")
+
+    def _run(self, ids: torch.Tensor, mask: torch.Tensor, prefix: Prefix | None = None, **options: bool) -> Any:
+        past: dict[str, Any] = {}
+        if prefix is not None:
+            # Models count the positions on from the cache, or from the mask.
+            mask = torch.cat([mask.new_ones((len(ids), prefix.tokens)), mask], dim=1)
+            past = {"past_key_values": prefix.before(len(ids)), "use_cache": True}
+        return self.module(input_ids=ids, attention_mask=mask, return_dict=True, **past, **options)
+
+    def _no_decoder(self, why: str) -> BundleError:
+        return BundleError(
+            f"a {type(self.module).__name__} is no causal decoder, so it can't read texts after a prefix that it "
+            f"has read before: {why}; make pairs of kind 'meeting'"
+        )
 
     def digest(self) -> str:
         """A hash over the kept tensors: names, dtypes, shapes and bytes.
@@ -111,7 +175,8 @@ def load_pruned(path: Path, layers: int | None = None) -> PrunedModel:
     """
     if not (path / "config.json").is_file():
         raise BundleError(f"{path}: no config.json here; give the folder of a Hugging Face model")
-    with _quiet():
+    # No progress bars, and no report of the layers that are left out on purpose.
+    with _BARS.hidden(), quiet("transformers"):
         config = _load(AutoConfig, path)
         full = getattr(config, "num_hidden_layers", None)
         if not isinstance(full, int) or getattr(config, "is_encoder_decoder", False):
@@ -218,15 +283,30 @@ def _check_cut(pruned: PrunedModel, path: Path) -> None:
         )
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and no report of the layers left out on purpose."""
-    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity(logging.ERROR)
-    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(verbosity)
-        if bars:
-            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+class _Bars:
+    """The progress bars of transformers. They are on or off for all threads: off while any of them loads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loading = 0
+        self._shown = self._hub_shown = False
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        with self._lock:
+            if not self._loading:
+                self._shown, self._hub_shown = hf_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+                hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+            self._loading += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._loading -= 1
+                if not self._loading and self._shown:
+                    hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+                    if not self._hub_shown:  # transformers switches the hub's bars with its own
+                        disable_progress_bars()
+
+
+_BARS = _Bars()

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 
 from lec_guard.detect.bundle import DESCRIPTION, model_store, pulled_folder, read_bundle
 from lec_guard.errors import BundleError
@@ -29,7 +29,7 @@ def pull(reference: str, *, endpoint: str | None = None) -> Path:
 
     Args:
         reference: `org/name@revision` with a full commit hash: a branch or tag can change under you.
-        endpoint: The hub; None takes the client's own setting.
+        endpoint: The hub; None takes the client's own setting. No other one is sent your token.
 
     Returns:
         The folder. A base model there is what bundles with this repo and revision load; a bundle can be
@@ -49,6 +49,7 @@ def pull(reference: str, *, endpoint: str | None = None) -> Path:
         return target
     store = model_store()
     store.mkdir(parents=True, exist_ok=True)
+    is_own_hub = endpoint is None or endpoint.rstrip("/") == constants.ENDPOINT
     fresh = Path(tempfile.mkdtemp(dir=store, prefix=".pull-"))
     try:
         snapshot_download(
@@ -58,6 +59,7 @@ def pull(reference: str, *, endpoint: str | None = None) -> Path:
             allow_patterns=_FILES,
             ignore_patterns=["*/*"],  # a model is loaded from the top folder alone
             endpoint=endpoint,
+            token=None if is_own_hub else False,  # None: the client's own
         )
         shutil.rmtree(fresh / ".cache", ignore_errors=True)
         if (fresh / DESCRIPTION).is_file():

@@ -7,9 +7,12 @@ the reading is a budget, and then the result says so.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
@@ -20,6 +23,13 @@ from lec_guard.errors import BundleError, DetectorError
 _BLOCK = 65_536
 """Characters that go through the tokenizer at once; longer texts are split at white space."""
 
+_MOST_TOKENS = 64
+"""More than one character makes: a normal form may write it as 18 characters of 33 bytes, and a tokenizer make a
+token of each byte, and of each mark that it sets where a word begins."""
+
+_MOST_PARTS = 4
+"""Characters that canonical decomposition (NFD) makes of one, at most."""
+
 _WITHOUT_SPACE = re.compile(r"\S+")
 _TO_LAST_SEAM = re.compile(r".*\W", re.DOTALL)
 
@@ -29,12 +39,30 @@ class WindowSpec:
     """How a text is cut.
 
     Attributes:
-        size: Tokens in a window, with the tokenizer's special tokens.
+        size: Tokens in a window, with the tokenizer's special tokens: what the model reads at once.
         stride: Tokens from the start of a window to the start of the next one.
+        segment: Tokens in a segment: what is pooled into one feature vector, and so judged by itself. A sentence
+            in a long window is not drowned by its neighbours, and the model reads no token more for it.
+        step: Tokens from the start of a segment to the start of the next one in its window.
     """
 
     size: int
     stride: int
+    segment: int
+    step: int
+
+    def segments(self, tokens: int) -> list[tuple[int, int]]:
+        """The segments of a window.
+
+        Args:
+            tokens: Tokens in the window, with the special ones; at least one.
+
+        Returns:
+            First token and one past the last, of each. The last one ends with the window, and has more tokens than
+            two neighbours share: a short tail alone says little.
+        """
+        starts = range(0, max(tokens - self.segment + self.step, 1), self.step)
+        return [(start, min(start + self.segment, tokens)) for start in starts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +71,13 @@ class Window:
 
     Attributes:
         ids: Token ids with the special tokens around them.
-        start: First character of the text that the tokens cover.
-        end: One past the last one.
+        spans: First character of the text and one past the last, of each segment.
         unknown: How many of the tokens stand for something the tokenizer does not know.
         as_meant: Whether the tokens are those of the text as it is meant, not as it is.
     """
 
     ids: list[int]
-    start: int
-    end: int
+    spans: list[tuple[int, int]]
     unknown: int
     as_meant: bool
 
@@ -100,6 +126,11 @@ class Windower:
                 f"windows of {spec.size} tokens hold {self._room} tokens of text: "
                 f"the stride must lie in 1..{self._room}, not be {spec.stride}"
             )
+        if not 0 < spec.step <= spec.segment <= spec.size:
+            raise DetectorError(
+                f"segments of {spec.segment} tokens, {spec.step} apart, do not cover windows of {spec.size}: "
+                "it must be 0 < step <= segment <= size"
+            )
         self._tokenizer = tokenizer
         self._unknown_id = unknown_id
         self._longest_word = longest_word
@@ -140,27 +171,78 @@ class Windower:
             text: The text.
             budget: How many it may have.
         """
-        if len(text) * 4 <= budget:  # No tokenizer makes more tokens than a text has bytes.
+        if len(text) * _MOST_TOKENS <= budget:
             return False
         tokens = 0
-        for at, block in _blocks(readable(text)):
-            tokens += len(self._tokens(block, at).ids)
+        for run in self._runs(readable(text)):
+            tokens += len(run.ids)
             if tokens > budget:
                 return True
         return False
 
-    def windows(self, text: str) -> Iterator[Window]:
+    def ids(self, text: str) -> list[int]:
+        """All tokens of a text, as it is and uncut.
+
+        Args:
+            text: Any Python string.
+
+        Returns:
+            Token ids, without the special ones that stand around a text.
+        """
+        return [token for run in self._runs(readable(text)) for token in run.ids]
+
+    def template_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of what stands around a text in a template: here a special token is what it stands for.
+
+        Args:
+            texts: Strings of the bundle, never of a user.
+
+        Returns:
+            Token ids of each.
+        """
+        # Not the tokenizer that others read texts with, which takes special tokens for text.
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.encode_special_tokens = False
+        return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+
+    def text_ids(self, window: Window) -> list[int]:
+        """A window without the special tokens around its text.
+
+        Args:
+            window: A window that this object cut.
+
+        Returns:
+            Token ids.
+        """
+        return window.ids[len(self._prefix) : len(window.ids) - len(self._suffix)]
+
+    def text_segments(self, tokens: int) -> list[tuple[int, int]]:
+        """The segments of a window, without the special tokens; as many as `WindowSpec.segments` gives.
+
+        Args:
+            tokens: Tokens in the window, with the special ones.
+
+        Returns:
+            First token and one past the last, of each, counted from the first token of the text. A segment of
+            special tokens alone gets a token of its neighbour.
+        """
+        first, last = len(self._prefix), tokens - self.special
+        starts = [(min(max(start - first, 0), last - 1), end - first) for start, end in self.spec.segments(tokens)]
+        return [(start, max(min(end, last), start + 1)) for start, end in starts]
+
+    def windows(self, text: str, *, as_meant: bool = True) -> Iterator[Window]:
         """All windows of a text: first those of the text as it is, block after block, then those as it is meant.
 
         Args:
             text: Any Python string.
+            as_meant: Whether to read it as it is meant too.
 
         Yields:
             Windows; none where the text holds no token.
         """
         clean = readable(text)
-        yield from self._cut((self._tokens(block, at) for at, block in _blocks(clean)), as_meant=False)
-        for at, block in _blocks(clean):
+        yield from self._cut(self._runs(clean), as_meant=False)
+        for at, block in _blocks(clean) if as_meant else ():
             view = meant(block)
             if view is not None:
                 yield from self._cut([self._seen(view, at)], as_meant=True)
@@ -170,6 +252,10 @@ class Windower:
         run = self._tokens(view.text, 0)
         run.spans = [(start + at, end + at) for start, end in (view.span(*span) for span in run.spans)]
         return run
+
+    def _runs(self, clean: str) -> Iterator[_Run]:
+        for at, block in _blocks(clean):
+            yield self._tokens(block, at)
 
     def _tokens(self, block: str, at: int) -> _Run:
         run = _Run()
@@ -181,13 +267,15 @@ class Windower:
 
     def _pieces(self, block: str) -> Iterator[tuple[int, str]]:
         """A block, cut inside the words that the tokenizer would take for one unknown token."""
-        at, longest = 0, self._longest_word
+        longest, at = self._longest_word, 0
         for run in _WITHOUT_SPACE.finditer(block) if longest else ():
-            start = run.start()
-            while longest and run.end() - start > longest:
+            start, end = run.span()
+            if not longest or (end - start) * _MOST_PARTS <= longest:
+                continue  # Most words are too short for a closer look.
+            while (stop := _reach(block, start, end, longest)) < end:
                 # Beside punctuation a cut changes nothing; only where there is none it goes through a word.
-                seam = _TO_LAST_SEAM.match(block, start, start + longest)
-                start = seam.end() if seam else start + longest
+                seam = _TO_LAST_SEAM.match(block, start, stop)
+                start = seam.end() if seam else stop
                 yield at, block[at:start]
                 at = start
         yield at, block[at:]
@@ -208,13 +296,31 @@ class Windower:
 
     def _window(self, run: _Run, start: int, as_meant: bool) -> Window:
         ids, spans = run.ids[start : start + self._room], run.spans[start : start + self._room]
+        tokens = [*self._prefix, *ids, *self._suffix]
         return Window(
-            [*self._prefix, *ids, *self._suffix],
-            spans[0][0],
-            max(end for _, end in spans),
+            tokens,
+            [_characters(spans[start:end]) for start, end in self.text_segments(len(tokens))],
             0 if self._unknown_id is None else ids.count(self._unknown_id),
             as_meant,
         )
+
+
+def _characters(spans: list[tuple[int, int]]) -> tuple[int, int]:
+    """The characters of a segment's tokens."""
+    # Not the ends of the list: a text as it is meant may have another order.
+    return min(start for start, _ in spans), max(end for _, end in spans)
+
+
+def _reach(text: str, start: int, end: int, longest: int) -> int:
+    """Where to stop between start and end, so that a tokenizer that takes characters apart sees at most `longest`.
+
+    It makes up to three letters of a Hangul syllable, and a letter and its accents of an accented one.
+    """
+    part = text[start : min(end, start + longest)]
+    if unicodedata.is_normalized("NFD", part):
+        return start + len(part)
+    sizes = itertools.accumulate(len(unicodedata.normalize("NFD", char)) for char in part)
+    return start + max(bisect.bisect(list(sizes), longest), 1)
 
 
 def _blocks(text: str) -> Iterator[tuple[int, str]]:

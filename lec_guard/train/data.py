@@ -18,6 +18,7 @@ class _Row(BaseModel):
 
     user: str | None = None
     response: str | None = None
+    system: str | None = None
     label: str
     kind: Kind
     family: str
@@ -33,6 +34,7 @@ class Example:
         family: Sets of one origin share a family; cross-validation leaves families out, not files.
         kind: `prompt`, `statement`, `document` or `response`.
         text: What is judged.
+        context: What it is judged against: the request of a response, else the system prompt; None where unknown.
         label: The label as the file has it.
         category: The set's own category, or None.
     """
@@ -41,6 +43,7 @@ class Example:
     family: str
     kind: Kind
     text: str
+    context: str | None = None
     label: str
     category: str | None
 
@@ -50,7 +53,7 @@ def read_examples(path: Path) -> list[Example]:
 
     Args:
         path: One JSON object a line with `user` (or `response`, for that kind), `label`, `kind` and
-            `family`, perhaps `category`.
+            `family`, perhaps `system` and `category`.
 
     Returns:
         The examples in order.
@@ -76,6 +79,7 @@ def read_examples(path: Path) -> list[Example]:
                     family=row.family,
                     kind=row.kind,
                     text=text,
+                    context=(row.user if row.kind == "response" else row.system) or None,
                     label=row.label,
                     category=row.category or None,
                 )

@@ -9,6 +9,7 @@ Multiple-Instance Learning", section 3.2), with one round.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -98,13 +99,36 @@ def fit_windows(features: Floats, owner: Ints, labels: Ints, weights: Floats, *,
     Returns:
         One column over the raw features.
     """
-    share = (weights / np.maximum(np.bincount(owner, minlength=len(labels)), 1))[owner]
-    first = fit_binary(features, labels[owner], share.astype(np.float32), c=c)
-    logits = first.logits(features)[:, 0]
-    keep = (labels[owner] == 0) | (logits >= highest(logits, owner, len(labels))[owner])
-    left = owner[keep]
-    share = (weights / np.maximum(np.bincount(left, minlength=len(labels)), 1))[left]
-    return fit_binary(features[keep], labels[left], share.astype(np.float32), c=c)
+    first = fit_binary(features, labels[owner], shares(owner, weights), c=c)
+    keep = standing(first.logits(features)[:, 0], owner, labels)
+    return fit_binary(features[keep], labels[owner[keep]], shares(owner[keep], weights), c=c)
+
+
+def shares(owner: Ints, weights: Floats) -> Floats:
+    """Split the weight of each text among its windows.
+
+    Args:
+        owner: The text of each window, `[windows]`.
+        weights: Weight of each text, `[texts]`.
+
+    Returns:
+        Weight of each window, `[windows]`.
+    """
+    return np.asarray((weights / np.maximum(np.bincount(owner, minlength=len(weights)), 1))[owner], np.float32)
+
+
+def standing(logits: Floats, owner: Ints, labels: Ints) -> npt.NDArray[np.bool_]:
+    """The windows whose text's label holds for them: all of a benign text, and the highest of an attacked one.
+
+    Args:
+        logits: `[windows]`.
+        owner: The text of each window, `[windows]`.
+        labels: 0 or 1 for each text, `[texts]`.
+
+    Returns:
+        Which windows, `[windows]`.
+    """
+    return np.asarray((labels[owner] == 0) | (logits >= highest(logits, owner, len(labels))[owner]))
 
 
 def highest(logits: Floats, owner: Ints, texts: int) -> Floats:
@@ -123,20 +147,31 @@ def highest(logits: Floats, owner: Ints, texts: int) -> Floats:
     return out
 
 
-def text_logits(logits: Floats, owner: Ints, texts: int, temperature: float) -> Floats:
-    """Aggregate windows into texts: `t * log(mean(exp(logit / t)))`, as `HeadStack.text_scores` does.
+def text_logits(
+    logits: Floats,
+    owner: Ints,
+    texts: int,
+    temperature: float,
+    aggregation: Literal["log_mean_exp", "attention"] = "log_mean_exp",
+) -> Floats:
+    """Aggregate windows into texts, as `lec_guard.detect.heads.HeadSpec` says.
 
     Args:
         logits: `[windows]`.
         owner: The text of each window, `[windows]`.
         texts: How many texts there are.
         temperature: t.
+        aggregation: `t * log(mean(exp(logit / t)))`, or the mean weighted by `softmax(logit / t)`.
 
     Returns:
         `[texts]`; minus infinity for a text without windows.
     """
     top = highest(logits, owner, texts)
-    shares = np.bincount(owner, weights=np.exp((logits - top[owner]) / temperature), minlength=texts)
+    each = np.exp((logits - top[owner]) / temperature)
+    shares = np.bincount(owner, weights=each, minlength=texts)
+    if aggregation == "attention":
+        sums = np.bincount(owner, weights=each * logits, minlength=texts)
+        return np.asarray(np.where(shares > 0, sums / np.maximum(shares, 1.0), -np.inf), np.float32)
     count = np.bincount(owner, minlength=texts)
     with np.errstate(divide="ignore"):
         return np.asarray(top + temperature * np.log(shares / np.maximum(count, 1)), np.float32)

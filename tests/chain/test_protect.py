@@ -63,9 +63,9 @@ def test_a_batch_is_two_calls_of_the_detector(policies: Any, llm: ScriptedChatMo
     calls = []
 
     class Counting(KeywordDetector):
-        def score(self, steps: Any) -> Any:
+        def score(self, steps: Any, *, keys: Any = None) -> Any:
             calls.append(len(steps))
-            return super().score(steps)
+            return super().score(steps, keys=keys)
 
     detector = Counting({"injection": {"injection": ["attack"]}, "safety": {"unsafe": ["poison"], "rude": ["darn"]}})
     guard = GuardRunnable.from_policies(policies, detector=detector)

@@ -128,9 +128,9 @@ def test_batch_calls_the_detector_once_and_keeps_order(policies: Any) -> None:
     calls = []
 
     class Counting(KeywordDetector):
-        def score(self, steps: Any) -> Any:
+        def score(self, steps: Any, *, keys: Any = None) -> Any:
             calls.append(len(steps))
-            return super().score(steps)
+            return super().score(steps, keys=keys)
 
     detector = Counting({"injection": {"injection": ["attack"]}, "safety": {"unsafe": ["poison"], "rude": ["darn"]}})
     guard = GuardRunnable.from_policies(policies, detector=detector).input
@@ -396,9 +396,9 @@ async def test_the_event_loop_runs_on_while_the_detector_works(policies: Any) ->
     import time
 
     class Slow(KeywordDetector):
-        def score(self, steps: Any) -> Any:
+        def score(self, steps: Any, *, keys: Any = None) -> Any:
             time.sleep(0.3)
-            return super().score(steps)
+            return super().score(steps, keys=keys)
 
     detector = Slow({"injection": {"injection": ["attack"]}, "safety": {"unsafe": ["poison"], "rude": ["darn"]}})
     guard = GuardRunnable.from_policies(policies, detector=detector)

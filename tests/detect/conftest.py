@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -29,6 +30,11 @@ class Saved:
         with torch.inference_mode():
             output = self.whole(input_ids=ids, attention_mask=mask, output_hidden_states=True, return_dict=True)
         return output.hidden_states
+
+    def states_of(self, ids: list[int]) -> list[np.ndarray]:
+        """Those of one input, `[tokens, width]` each."""
+        tokens = torch.tensor([ids])
+        return [state[0].numpy() for state in self.states(tokens, torch.ones_like(tokens))]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -86,3 +92,15 @@ def bundle(bert: Saved, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def detector(bundle: Path) -> LayerDetector:
     """The detector of that bundle."""
     return LayerDetector.load(bundle)
+
+
+@pytest.fixture(scope="session")
+def pair_bundle(bert: Saved, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle some of whose heads read texts with their context; nobody may change the folder."""
+    return save_bundle(tmp_path_factory.mktemp("pairs"), bert.folder, pairs=True)
+
+
+@pytest.fixture(scope="session")
+def pair_detector(pair_bundle: Path) -> LayerDetector:
+    """The detector of that bundle."""
+    return LayerDetector.load(pair_bundle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,16 +13,27 @@ import torch
 import transformers as hf
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from lec_guard.detect.bundle import BundleSpec, FeatureBlock, PathBase, Windows, hash_files, write_bundle
+from lec_guard.detect.bundle import (
+    BundleSpec,
+    FeatureBlock,
+    Learned,
+    MeetingPairs,
+    PathBase,
+    Windows,
+    hash_files,
+    write_bundle,
+)
 from lec_guard.detect.extractor import Block, Extractor
 from lec_guard.detect.heads import HeadSpec, HeadStack
+from lec_guard.detect.pairs import Part
 from lec_guard.detect.windows import WindowSpec
 
 WIDTH = 32
 VOCAB = 100
 POSITIONS = 64
-WINDOW = WindowSpec(size=16, stride=7)
+WINDOW = WindowSpec(size=16, stride=7, segment=8, step=4)
 BLOCKS = (Block(2, "mean"), Block(2, "max"))
+GATES = np.random.default_rng(5).normal(size=(2, WIDTH)).astype(np.float32)
 
 COMMON = {
     "vocab_size": VOCAB,
@@ -104,6 +116,28 @@ def _gemma() -> hf.PreTrainedModel:
     return hf.GemmaForCausalLM(hf.GemmaConfig(**DECODER, num_hidden_layers=3, head_dim=8))
 
 
+def gpt2() -> hf.PreTrainedModel:
+    """Learned positions."""
+    config = hf.GPT2Config(vocab_size=VOCAB, n_embd=WIDTH, n_layer=3, n_head=4, n_positions=POSITIONS)
+    return hf.GPT2LMHeadModel(config)
+
+
+def gemma3(**changes: object) -> hf.PreTrainedModel:
+    """Sliding windows in all layers but one."""
+    config = hf.Gemma3TextConfig(**DECODER, head_dim=8, num_hidden_layers=7, sliding_window=4, **changes)
+    return hf.Gemma3ForCausalLM(config)
+
+
+def mistral() -> hf.PreTrainedModel:
+    """Sliding windows in all layers."""
+    return hf.MistralForCausalLM(hf.MistralConfig(**DECODER, num_hidden_layers=3, sliding_window=5))
+
+
+def qwen3() -> hf.PreTrainedModel:
+    """Norms of queries and keys."""
+    return hf.Qwen3ForCausalLM(hf.Qwen3Config(**DECODER, num_hidden_layers=3, head_dim=8))
+
+
 FAMILIES = {
     "bert": Family(3, _bert, "bert.encoder.layer.", ("cls.",)),
     "deberta-v2": Family(3, _deberta, "deberta.encoder.layer.", ("cls.",)),
@@ -164,6 +198,10 @@ HEADS = (
     HeadSpec(name="safety", kind="two_level", labels=("unsafe", "weapons", "fraud"), temperature=2.0),
 )
 
+PAIR_HEADS = (HEADS[1], HEADS[0].model_copy(update={"temperature": 0.8}))
+"""Those of them that have a form with context, in another order."""
+PARTS: tuple[Part, ...] = ("text", "context", "product", "difference")
+
 
 def random_heads(width: int, *, specs: tuple[HeadSpec, ...] = HEADS, seed: int = 0) -> HeadStack:
     """Heads that say something else for every text."""
@@ -173,20 +211,32 @@ def random_heads(width: int, *, specs: tuple[HeadSpec, ...] = HEADS, seed: int =
     return HeadStack(specs, weight, numbers.normal(size=columns).astype(np.float32))
 
 
-def save_bundle(folder: Path, base: Path, *, stored_path: str | None = None) -> Path:
+def save_bundle(
+    folder: Path,
+    base: Path,
+    *,
+    stored_path: str | None = None,
+    blocks: tuple[Block, ...] = BLOCKS,
+    window: WindowSpec = WINDOW,
+    gates: np.ndarray | None = None,
+    pairs: bool = False,
+) -> Path:
     """Write a bundle with random heads on a base folder, named by `stored_path` or in full."""
-    extractor = Extractor.load(base, blocks=BLOCKS, window=WINDOW)
+    extractor = Extractor.load(base, blocks=blocks, window=window, gates=gates)
+    width = extractor.backend.width
     spec = BundleSpec(
         name="tiny",
         base=PathBase(kind="path", path=stored_path or str(base)),
         files=hash_files(base),
-        blocks=tuple(FeatureBlock(layer=block.layer, pooling=block.pooling) for block in BLOCKS),
-        window=Windows(size=WINDOW.size, stride=WINDOW.stride),
+        blocks=tuple(FeatureBlock(**dataclasses.asdict(block)) for block in blocks),
+        window=Windows(**dataclasses.asdict(window)),
         extractor_id=extractor.extractor_id,
         heads=HEADS,
+        pairs=MeetingPairs(kind="meeting", parts=PARTS, heads=PAIR_HEADS) if pairs else None,
         heads_sha256="0" * 64,
     )
-    write_bundle(folder, spec, random_heads(extractor.backend.width))
+    pair_heads = random_heads(width * len(PARTS), specs=PAIR_HEADS, seed=1) if pairs else None
+    write_bundle(folder, spec, Learned(random_heads(width), pair_heads, gates))
     return folder
 
 

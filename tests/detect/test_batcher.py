@@ -8,15 +8,15 @@ import gc
 import subprocess
 import sys
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 
-from lec_guard import DetectorError, Guard, Scores, Step
-from lec_guard.detect.batcher import Batcher
+from lec_guard import Batcher, DetectorError, Guard, Scores, Step
 from lec_guard.detect.detector import LayerDetector
 from lec_guard.policy.store import PolicyStore
 from lec_guard.testing import KeywordDetector
@@ -45,6 +45,7 @@ class Fake:
     def __init__(self, answer: Callable[[Sequence[Step]], list[Scores]] | None = None) -> None:
         self.labels: dict[str, tuple[str, ...]] = {"h": ("x",)}
         self.batches: list[list[str]] = []
+        self.keys: list[list[Hashable]] = []
         self.threads: list[threading.Thread] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -52,8 +53,10 @@ class Fake:
         self.closed = 0
         self._answer = answer
 
-    def score(self, steps: Sequence[Step]) -> list[Scores]:
+    def score(self, steps: Sequence[Step], *, keys: Sequence[Hashable] | None = None) -> list[Scores]:
+        assert keys is not None
         self.batches.append([one.text for one in steps])
+        self.keys.append(list(keys))
         self.threads.append(threading.current_thread())
         self.entered.set()
         assert self.gate.wait(PATIENCE)
@@ -73,6 +76,13 @@ def blocked(batcher: Batcher, detector: Fake) -> Iterator[Future[list[Scores]]]:
         yield first
     finally:
         detector.gate.set()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.001)
 
 
 def workers() -> list[threading.Thread]:
@@ -146,6 +156,86 @@ class TestScores:
                 futures = [batcher.submit([step(text)]) for text in ("a", long, "b", "c")]
             assert [texts(one.result(PATIENCE)) for one in futures] == [["a"], [long], ["b"], ["c"]]
         assert fake.batches[1:] == [["a"], [long], ["b", "c"]]
+
+
+class TestKeys:
+    def test_the_detector_is_told_each_steps_key_in_one_call(self):
+        fake = Fake()
+        with Batcher(fake) as batcher:
+            with blocked(batcher, fake):
+                futures = [
+                    batcher.submit([step("a0"), step("a1")], key="a"),
+                    batcher.submit([step("b0")], key=("b", 1)),
+                    batcher.submit([step("c0")]),
+                ]
+            concurrent.futures.wait(futures, PATIENCE)
+        assert [dict(zip(*call, strict=True)) for call in zip(fake.batches, fake.keys, strict=True)] == [
+            {"first": None},
+            {"a0": "a", "a1": "a", "b0": ("b", 1), "c0": None},
+        ]
+
+    def test_steps_of_several_keys_come_back_in_order_from_a_shared_call(self):
+        fake = Fake()
+        names = ["a0", "b0", "a1", "c0", "b1", "a2"]
+        with Batcher(fake) as batcher, ThreadPoolExecutor(1) as pool:
+            with blocked(batcher, fake):
+                call = pool.submit(batcher.score, [step(name) for name in names], keys=[name[0] for name in names])
+                wait_until(lambda: batcher._lines.waiting == len(names))
+            assert texts(call.result(PATIENCE)) == names
+        assert sorted(fake.batches[1]) == sorted(names)
+        assert fake.keys[1] == [text[0] for text in fake.batches[1]]
+
+    def test_keys_of_one_call_have_turns_of_their_own(self):
+        fake = Fake()
+        with Batcher(fake, max_steps=4) as batcher, ThreadPoolExecutor(1) as pool:
+            with blocked(batcher, fake):
+                keys = ["a"] * 50 + ["b"]
+                call = pool.submit(batcher.score, [step(f"{key}{at}") for at, key in enumerate(keys)], keys=keys)
+                wait_until(lambda: batcher._lines.waiting == len(keys))
+            assert texts(call.result(PATIENCE))[-1] == "b50"
+        assert "b50" in fake.batches[1]
+
+    @pytest.mark.parametrize("count", [0, 1, 3])
+    def test_there_must_be_a_key_a_step(self, count):
+        with Batcher(Fake()) as batcher, pytest.raises(ValueError, match=f"{count} keys for 2 steps"):
+            batcher.score([step(), step()], keys=["a"] * count)
+
+    def test_if_one_key_is_refused_the_others_are_cancelled(self):
+        fake = Fake()
+        with Batcher(fake, max_waiting=3) as batcher:
+            with blocked(batcher, fake):
+                with pytest.raises(DetectorError, match="overload: 2 steps wait"):
+                    batcher.score([step("a"), step("a"), step("b"), step("b")], keys=["a", "a", "b", "b"])
+                kept = batcher.submit([step("c")] * 3)
+            assert texts(kept.result(PATIENCE)) == ["c"] * 3
+        assert fake.batches == [["first"], ["c"] * 3]
+
+    def test_if_one_key_fails_what_waits_of_the_others_is_cancelled(self):
+        told = threading.Event()
+
+        def fail(steps: Sequence[Step]) -> list[Scores]:
+            if steps[0].text == "bad":
+                raise ValueError("no")
+            assert told.wait(PATIENCE)
+            return [mark(one.text) for one in steps]
+
+        fake = Fake(fail)
+        with Batcher(fake, max_steps=1) as batcher:
+            with pytest.raises(DetectorError, match=r"the detector failed: ValueError\('no'\)"):
+                batcher.score([step("bad"), step("begun"), step("waits"), step("waits")], keys="abcd")
+            told.set()
+            assert texts(batcher.score([step("next")])) == ["next"]
+        assert [batch for batch in fake.batches if batch != ["begun"]] == [["bad"], ["next"]]
+
+    def test_if_one_key_is_late_nothing_of_the_call_is_scored(self):
+        fake = Fake()
+        with Batcher(fake, timeout_s=0.02) as batcher:
+            with blocked(batcher, fake) as first:
+                with pytest.raises(DetectorError, match=r"overload: .* within their time"):
+                    batcher.score([step("a"), step("b")], keys=["a", "b"])
+                assert not first.done()
+            assert texts(batcher.score([step("c")])) == ["c"]
+        assert fake.batches == [["first"], ["c"]]
 
 
 class TestTurns:
@@ -303,6 +393,11 @@ class TestFailures:
             assert texts(batcher.score([step("a")])) == ["a"]
             assert fake.batches == [["first"], ["bad", "0"], ["a"]]
 
+    @pytest.mark.parametrize("answer", [None, [{}, {}], "no"])
+    def test_what_are_no_scores_is_an_error(self, answer):
+        with Batcher(Fake(lambda steps: answer)) as batcher, pytest.raises(DetectorError, match="not a list of Scores"):
+            batcher.score([step("a"), step("b")])
+
     @pytest.mark.parametrize("count", [0, 1, 3])
     def test_a_wrong_number_of_scores_is_an_error(self, count):
         fake = Fake(lambda steps: [mark("?")] * count)
@@ -444,7 +539,7 @@ from lec_guard.step import Scores, Step
 
 class Fake:
     labels = {}
-    def score(self, steps):
+    def score(self, steps, *, keys=None):
         return [Scores(by_head={}, detector_id="d", backend="b") for _ in steps]
 
 steps = [Step(stage="input", text="a")]
@@ -483,6 +578,14 @@ os.write(1, b"end %d;" % threading.active_count())
         assert sorted(done.stdout.split(";")) == ["", "end 2", "served 1"]
 
 
+def harmless() -> Fake:
+    """A detector that suits the policies of the tests and finds nothing."""
+    by_head = {"injection": {"injection": 0.0}, "safety": {"unsafe": 0.0, "rude": 0.0}}
+    fake = Fake(lambda steps: [Scores(by_head=by_head, detector_id=one.text, backend="fake") for one in steps])
+    fake.labels = {head: tuple(labels) for head, labels in by_head.items()}
+    return fake
+
+
 class TestGuard:
     async def test_a_guard_takes_it_for_its_detector(self, policies, keywords: KeywordDetector):
         guard = Guard(PolicyStore.load(policies), Batcher(keywords))
@@ -494,12 +597,82 @@ class TestGuard:
         with pytest.raises(DetectorError, match="closed"):
             guard.check(steps[0])
 
-    def test_overload_lets_nothing_pass(self, policies):
-        fake = Fake()
-        fake.labels = {"injection": ("injection",), "safety": ("unsafe", "rude")}
-        with Batcher(fake, max_waiting=1) as batcher:
+    async def test_overload_lets_nothing_pass(self, policies):
+        fake = harmless()
+        with Batcher(fake, max_waiting=2) as batcher:
             guard = Guard(PolicyStore.load(policies), batcher)
             with blocked(batcher, fake):
-                batcher.submit([step()])
-                with pytest.raises(DetectorError, match="overload"):
-                    guard.apply(step())
+                waiting = batcher.submit([step("a")])
+                for _ in range(3):  # What was refused takes no room.
+                    with pytest.raises(DetectorError, match="overload"):
+                        guard.apply_many([step(), step()], ["acme", "globex"])
+                    with pytest.raises(DetectorError, match="overload"):
+                        await guard.aapply_many([step(), step()], ["acme", "globex"])
+            assert len(waiting.result(PATIENCE)) == 1
+        assert fake.batches == [["first"], ["a"]]
+
+    async def test_a_late_step_does_not_pass(self, policies):
+        fake = harmless()
+        with Batcher(fake, timeout_s=0.02) as batcher:
+            guard = Guard(PolicyStore.load(policies), batcher)
+            with blocked(batcher, fake):
+                late = asyncio.create_task(guard.aapply(step()))
+                await asyncio.sleep(0.1)
+            with pytest.raises(DetectorError, match="within their time"):
+                await asyncio.wait_for(late, PATIENCE)
+        assert fake.batches == [["first"]]
+
+    def test_many_tasks_share_calls_and_no_thread_waits_for_one(self, policies):
+        fake = harmless()
+        before = set(threading.enumerate())
+        tenants = [None, "acme", "globex"]
+
+        async def serve() -> None:
+            guard = Guard(PolicyStore.load(policies), batcher)
+            with blocked(batcher, fake):
+                tasks = [asyncio.create_task(guard.acheck(step(str(at)), tenants[at % 3])) for at in range(200)]
+                await asyncio.sleep(0.01)
+            verdicts = await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE)
+            assert [verdict.tenant for verdict in verdicts] == [tenants[at % 3] for at in range(200)]
+            assert set(threading.enumerate()) - before == set(workers())
+            await guard.aclose()
+            assert not workers()
+
+        batcher = Batcher(fake)
+        asyncio.run(serve())
+        assert set(threading.enumerate()) == before
+        assert sorted(text for batch in fake.batches for text in batch) == sorted(["first", *map(str, range(200))])
+        assert len(fake.batches) == 5
+        assert fake.closed == 1
+        told = [pair for call in zip(fake.batches, fake.keys, strict=True) for pair in zip(*call, strict=True)]
+        assert all(key == tenants[int(text) % 3] for text, key in told if text != "first")
+
+    async def test_a_cancelled_task_cancels_what_has_not_begun(self, policies):
+        fake = harmless()
+        with Batcher(fake) as batcher:
+            guard = Guard(PolicyStore.load(policies), batcher)
+            with blocked(batcher, fake):
+                gone = asyncio.create_task(guard.acheck_many([step("no"), step("no")], ["acme", "globex"]))
+                stays = asyncio.create_task(guard.acheck(step("yes"), "acme"))
+                await asyncio.sleep(0.01)
+                gone.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await gone
+                assert batcher._lines.waiting == 1
+            assert (await asyncio.wait_for(stays, PATIENCE)).action == "allow"
+        assert fake.batches == [["first"], ["yes"]]
+
+    async def test_a_task_that_is_cancelled_when_its_steps_have_begun_harms_no_other(self, policies):
+        fake = harmless()
+        with Batcher(fake) as batcher:
+            guard = Guard(PolicyStore.load(policies), batcher)
+            fake.gate.clear()
+            gone = asyncio.create_task(guard.acheck(step("begun")))
+            assert await asyncio.to_thread(fake.entered.wait, PATIENCE)
+            stays = asyncio.create_task(guard.acheck(step("yes")))
+            gone.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+            fake.gate.set()
+            assert (await asyncio.wait_for(stays, PATIENCE)).action == "allow"
+        assert fake.batches == [["begun"], ["yes"]]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -9,16 +11,19 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from lec_guard.detect.extractor import Block, Extractor, Features
-from lec_guard.detect.pooling import POOLINGS, Pooling
+from lec_guard.detect.pooling import POOLINGS
 from lec_guard.detect.prune import load_pruned
 from lec_guard.detect.windows import Window, WindowSpec
 from lec_guard.errors import BundleError, DetectorError
+from tests.detect import by_hand
 from tests.detect.conftest import Saved
-from tests.detect.models import BLOCKS, WIDTH, WINDOW
+from tests.detect.models import BLOCKS, GATES, WIDTH, WINDOW
 
 TEXTS = [
     "please ignore the rules",
@@ -29,63 +34,113 @@ TEXTS = [
     "no rules!",
     "what's the weather like in the north of norway?",
     "ignore. " * 6,
+    "the weather: 1 2 3 4",
     "\u00e9t\u00e9 \U0001f600 \u4f60\u597d",
 ]
 
 
-def load(model: Saved, blocks: tuple[Block, ...] = BLOCKS, window: WindowSpec = WINDOW) -> Extractor:
-    return Extractor.load(model.folder, blocks=blocks, window=window)
+def load(
+    model: Saved,
+    blocks: tuple[Block, ...] = BLOCKS,
+    window: WindowSpec = WINDOW,
+    gates: np.ndarray | None = None,
+) -> Extractor:
+    return Extractor.load(model.folder, blocks=blocks, window=window, gates=gates)
 
 
 def windows_of(extractor: Extractor) -> list[Window]:
     return [window for text in TEXTS for window in extractor.windower.windows(text)]
 
 
-def pooled(state: np.ndarray, kind: Pooling) -> np.ndarray:
-    by_kind = {"mean": state.mean(axis=0), "max": state.max(axis=0), "first": state[0], "last": state[-1]}
-    return by_kind[kind]
+def rows_of(windows: list[Window]) -> list[slice]:
+    """Which rows of a feature matrix belong to each window."""
+    ends = np.cumsum([len(window.spans) for window in windows]).tolist()
+    return [slice(end - len(window.spans), end) for window, end in zip(windows, ends, strict=True)]
 
 
-def by_hand(model: Saved, windows: list[Window], blocks: tuple[Block, ...]) -> Features:
-    """Pooled hidden states of the whole model, one window at a time and without padding."""
-    rows = []
-    for window in windows:
-        ids = torch.tensor([window.ids])
-        states = model.states(ids, torch.ones_like(ids))
-        rows.append(np.concatenate([pooled(states[block.layer][0].numpy(), block.pooling) for block in blocks]))
-    return np.stack(rows)
-
-
-def test_features_are_those_of_each_window_alone(model: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_those_of_each_segment_alone(model: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
     extractor = load(model)
     windows = windows_of(extractor)
     assert len({len(window.ids) for window in windows}) > 3
-    expected = by_hand(model, windows, BLOCKS)
+    assert len({len(window.spans) for window in windows}) > 2
+    expected = by_hand.features(model, windows, BLOCKS, WINDOW)
     for tokens in (4096, 40):
         monkeypatch.setattr("lec_guard.detect.extractor._BATCH_TOKENS", tokens)
         features = extractor.features(windows)
         assert features.dtype == np.float32
-        assert features.shape == (len(windows), extractor.backend.width) == (len(windows), 2 * WIDTH)
+        assert features.shape == (sum(len(window.spans) for window in windows), extractor.backend.width)
+        assert extractor.backend.width == 2 * WIDTH
         np.testing.assert_allclose(features, expected, rtol=0, atol=1e-5)
 
 
-def test_order_of_windows_does_not_matter(bert: Saved) -> None:
-    extractor = load(bert)
+@pytest.mark.parametrize(("segment", "step"), [(16, 16), (16, 1), (8, 8), (5, 3), (2, 1), (1, 1)])
+def test_any_segments_are_pooled_over_their_own_tokens(bert: Saved, segment: int, step: int) -> None:
+    window = dataclasses.replace(WINDOW, segment=segment, step=step)
+    blocks = (Block(2, "mean"), Block(1, "last"), Block(2, "first"), Block(2, "gated", 1))
+    extractor = load(bert, blocks, window, GATES)
     windows = windows_of(extractor)
-    shuffled = np.random.default_rng(0).permutation(len(windows))
-    np.testing.assert_allclose(
-        extractor.features([windows[i] for i in shuffled]), extractor.features(windows)[shuffled], rtol=0, atol=1e-5
-    )
+    expected = by_hand.features(bert, windows, blocks, window, GATES)
+    np.testing.assert_allclose(extractor.features(windows), expected, rtol=0, atol=1e-5)
+
+
+@given(chosen=st.permutations(range(40)), count=st.integers(1, 40))
+@settings(max_examples=25, deadline=None)
+def test_a_window_has_its_rows_in_any_company_and_order(bert: Saved, chosen: list[int], count: int) -> None:
+    extractor, windows, features = all_features(bert)
+    some = [at for at in chosen if at < len(windows)][:count]
+    rows = rows_of(windows)
+    expected = np.concatenate([features[rows[at]] for at in some])
+    np.testing.assert_allclose(extractor.features([windows[at] for at in some]), expected, rtol=0, atol=1e-5)
+
+
+@functools.cache
+def all_features(model: Saved) -> tuple[Extractor, list[Window], Features]:
+    extractor = load(model)
+    windows = windows_of(extractor)
+    assert 10 < len(windows) <= 40
+    return extractor, windows, extractor.features(windows)
 
 
 def test_blocks_of_any_layers_and_poolings_stand_side_by_side_in_their_order(model: Saved) -> None:
-    every = tuple(Block(layer, kind) for layer in range(model.family.layers + 1) for kind in POOLINGS)
+    every = tuple(
+        Block(layer, kind, layer % 2 if kind == "gated" else None)
+        for layer in range(model.family.layers + 1)
+        for kind in POOLINGS
+    )
     shuffled = tuple(every[i] for i in np.random.default_rng(0).permutation(len(every)))
     for blocks in (every, shuffled, every[:1], shuffled[-1:], (*every[:1], *every[:1])):
-        extractor = load(model, blocks)
+        extractor = load(model, blocks, gates=GATES)
         windows = windows_of(extractor)[:6]
         assert extractor.backend.width == WIDTH * len(blocks)
-        np.testing.assert_allclose(extractor.features(windows), by_hand(model, windows, blocks), rtol=0, atol=1e-5)
+        expected = by_hand.features(model, windows, blocks, WINDOW, GATES)
+        np.testing.assert_allclose(extractor.features(windows), expected, rtol=0, atol=1e-5)
+
+
+def test_gates_of_another_precision_or_order_in_memory_are_the_same(bert: Saved) -> None:
+    blocks = (Block(2, "gated", 0), Block(1, "gated", 1))
+    plain = load(bert, blocks, gates=GATES)
+    for same in (GATES.astype(np.float64), np.asfortranarray(GATES)):
+        other = load(bert, blocks, gates=same)
+        assert other.extractor_id == plain.extractor_id
+        np.testing.assert_array_equal(other.features(windows_of(plain)), plain.features(windows_of(plain)))
+
+
+@pytest.mark.parametrize(
+    ("block", "gates", "message"),
+    [
+        (Block(2, "gated"), GATES, "the pooling 'gated' of layer 2 has gate None"),
+        (Block(2, "mean", 0), GATES, "the pooling 'mean' of layer 2 has gate 0"),
+        (Block(2, "gated", 0), None, "layer 2 is pooled by gate 0, but there are 0 gates"),
+        (Block(2, "gated", 2), GATES, "layer 2 is pooled by gate 2, but there are 2 gates"),
+        (Block(2, "gated", -1), GATES, "layer 2 is pooled by gate -1, but there are 2 gates"),
+        (Block(2, "gated", 0), GATES[:, 1:], r"the gates have shape \(2, 31\), but the model's states are 32 wide"),
+        (Block(2, "gated", 0), GATES[0], r"the gates have shape \(32,\), but the model's states are 32 wide"),
+        (Block(2, "gated", 0), GATES[None], r"the gates have shape \(1, 2, 32\)"),
+    ],
+)
+def test_gates_that_do_not_fit_are_refused(bert: Saved, block: Block, gates: np.ndarray | None, message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        load(bert, (Block(1, "mean"), block), gates=gates)
 
 
 def test_layers_above_the_highest_block_are_not_loaded(bert: Saved) -> None:
@@ -127,18 +182,20 @@ def test_low_precision_weights_are_computed_in_float32(bert: Saved, tmp_path: Pa
     # The weights are rounded already; computed in bfloat16, the features would be far from these.
     features = extractor.features(windows_of(extractor))
     whole = Saved("bert", bert.family, tmp_path, hf.AutoModel.from_pretrained(tmp_path, dtype=torch.float32).eval())
-    np.testing.assert_allclose(features, by_hand(whole, windows_of(extractor), BLOCKS), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        features, by_hand.features(whole, windows_of(extractor), BLOCKS, WINDOW), rtol=0, atol=1e-5
+    )
 
 
 def test_windows_longer_than_the_model_reads_are_refused(bert: Saved) -> None:
-    load(bert, window=WindowSpec(size=64, stride=32))
+    load(bert, window=dataclasses.replace(WINDOW, size=64))
     with pytest.raises(BundleError, match="windows of 65 tokens, but the model reads 64"):
-        load(bert, window=WindowSpec(size=65, stride=32))
+        load(bert, window=dataclasses.replace(WINDOW, size=65))
 
 
 def test_windows_with_gaps_are_refused(bert: Saved) -> None:
     with pytest.raises(DetectorError, match=r"stride must lie in 1\.\.14"):
-        load(bert, window=WindowSpec(size=16, stride=15))
+        load(bert, window=dataclasses.replace(WINDOW, stride=15))
 
 
 def test_missing_tokenizer_is_refused(bert: Saved, tmp_path: Path) -> None:
@@ -181,6 +238,11 @@ def test_extractor_id_is_stable(bert: Saved, tmp_path: Path) -> None:
     assert len(again.extractor_id) == 64
 
 
+def nudged(gates: np.ndarray) -> np.ndarray:
+    """The next numbers that float32 has."""
+    return np.nextafter(gates, np.float32(np.inf))
+
+
 def test_extractor_id_knows_all_that_fixes_the_features(bert: Saved, tmp_path: Path) -> None:
     weights = Path(shutil.copytree(bert.folder, tmp_path / "weights"))
     content = load_file(weights / "model.safetensors")
@@ -202,8 +264,16 @@ def test_extractor_id_knows_all_that_fixes_the_features(bert: Saved, tmp_path: P
         Extractor.load(bert.folder, **same | {"blocks": (mean,)}),
         Extractor.load(bert.folder, **same | {"blocks": (highest, mean)}),
         Extractor.load(bert.folder, **same | {"blocks": (mean, Block(2, "last"))}),
-        Extractor.load(bert.folder, **same | {"window": WindowSpec(size=17, stride=7)}),
-        Extractor.load(bert.folder, **same | {"window": WindowSpec(size=16, stride=8)}),
+        *(
+            Extractor.load(bert.folder, **same | {"window": dataclasses.replace(WINDOW, **changes)})
+            for changes in ({"size": 17}, {"stride": 8}, {"segment": 9}, {"step": 5})
+        ),
+        Extractor.load(bert.folder, **same, gates=GATES),
+        Extractor.load(bert.folder, **same | {"blocks": (Block(2, "gated", 0), highest)}, gates=GATES),
+        Extractor.load(bert.folder, **same | {"blocks": (Block(2, "gated", 1), highest)}, gates=GATES),
+        Extractor.load(bert.folder, **same | {"blocks": (Block(2, "gated", 0), highest)}, gates=GATES[::-1]),
+        Extractor.load(bert.folder, **same | {"blocks": (Block(2, "gated", 0), highest)}, gates=GATES[:1]),
+        Extractor.load(bert.folder, **same | {"blocks": (Block(2, "gated", 0), highest)}, gates=nudged(GATES)),
         Extractor.load(weights, **same),
         Extractor.load(tokenizer, **same),
     ]

@@ -1,17 +1,30 @@
 from __future__ import annotations
 
+import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.linear_model import LogisticRegression
 
-from lec_guard.detect.heads import HeadSpec, HeadStack
+from lec_guard.detect.heads import HeadSpec, HeadStack, Highest, LengthOffset
 from lec_guard.errors import BundleError
+from tests.detect.by_hand import sigmoid, softmax
 from tests.detect.models import HEADS, random_heads
 
 BINARY, MULTICLASS, TWO_LEVEL = HEADS
+
+
+def at(*points: tuple[int, float]) -> tuple[LengthOffset, ...]:
+    """What is taken off at so many segments."""
+    return tuple(LengthOffset(segments=segments, logit=logit) for segments, logit in points)
+
+
+OFFSETS = [(), at((1, 0.0), (8, 0.6), (30, 2.0)), at((1, 0.3)), at((2, -0.2), (40, 1.0))]
 WIDTH = 6
 
 
@@ -25,15 +38,6 @@ def fitted(classes: int) -> LogisticRegression:
     return LogisticRegression().fit(x, targets)
 
 
-def softmax(x: np.ndarray) -> np.ndarray:
-    x = np.exp(x.astype(np.float64) - x.max(axis=1, keepdims=True))
-    return x / x.sum(axis=1, keepdims=True)
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x.astype(np.float64)))
-
-
 def one_head(spec: HeadSpec, *, seed: int = 0) -> HeadStack:
     return random_heads(WIDTH, specs=(spec,), seed=seed)
 
@@ -41,14 +45,14 @@ def one_head(spec: HeadSpec, *, seed: int = 0) -> HeadStack:
 def test_binary_head_is_logistic_regression() -> None:
     model = fitted(2)
     stack = HeadStack([BINARY], model.coef_.T, model.intercept_)
-    scores = stack.window_scores(stack.logits(features()))["injection"]
+    scores = stack.segment_scores(stack.logits(features()))["injection"]
     np.testing.assert_allclose(scores, model.predict_proba(features())[:, 1:], atol=1e-6)
 
 
 def test_multiclass_head_is_multinomial_regression_with_none_first() -> None:
     model = fitted(3)
     stack = HeadStack([MULTICLASS], model.coef_.T, model.intercept_)
-    scores = stack.window_scores(stack.logits(features()))["topic"]
+    scores = stack.segment_scores(stack.logits(features()))["topic"]
     np.testing.assert_allclose(scores, model.predict_proba(features())[:, 1:], atol=1e-6)
 
 
@@ -56,7 +60,7 @@ def test_two_level_head_shares_its_first_label_out() -> None:
     stack = one_head(TWO_LEVEL)
     logits = features() @ stack.weight + stack.bias
     first = sigmoid(logits[:, :1])
-    scores = stack.window_scores(stack.logits(features()))["safety"]
+    scores = stack.segment_scores(stack.logits(features()))["safety"]
     np.testing.assert_allclose(scores, np.hstack([first, first * softmax(logits[:, 1:])]), atol=1e-6)
     np.testing.assert_allclose(scores[:, 1:].sum(axis=1), scores[:, 0], atol=1e-6)
 
@@ -69,7 +73,7 @@ def test_stacked_heads_score_as_each_alone() -> None:
         at += spec.columns
         alone = HeadStack([spec], stack.weight[:, columns], stack.bias[columns])
         for together, single in (
-            (stack.window_scores(stack.logits(features())), alone.window_scores(alone.logits(features()))),
+            (stack.segment_scores(stack.logits(features())), alone.segment_scores(alone.logits(features()))),
             (stack.text_scores(stack.logits(features())), alone.text_scores(alone.logits(features()))),
         ):
             np.testing.assert_allclose(together[spec.name], single[spec.name], atol=1e-6)
@@ -86,25 +90,57 @@ def test_labels_are_told_in_the_order_of_the_columns() -> None:
     assert {name: values.shape for name, values in scores.items()} == {"injection": (1,), "topic": (2,), "safety": (3,)}
 
 
-def alarms(spec: HeadSpec, logits: np.ndarray) -> list[float]:
-    return [max(row[1:]) - row[0] if spec.kind == "multiclass" else row[0] for row in logits.astype(np.float64)]
+def alarms(spec: HeadSpec, logits: np.ndarray) -> np.ndarray:
+    logits = logits.astype(np.float64)
+    return logits[:, 1:].max(axis=1) - logits[:, 0] if spec.kind == "multiclass" else logits[:, 0]
 
 
-def aggregate(spec: HeadSpec, values: list[float]) -> float:
+def aggregate(spec: HeadSpec, values: np.ndarray) -> float:
     """The docstring's formula, in whole numbers as far as Python has them."""
-    t, n = spec.temperature, len(values)
-    log_mean_exp = t * (math.log(math.fsum(math.exp(value / t) for value in values)) - math.log(n))
-    first, second = spec.length_terms
-    return log_mean_exp - first * math.log(n) - second * math.log(n) ** 2
+    t, n, top = spec.temperature, len(values), values.max()
+    if spec.aggregation == "attention":
+        total = float(softmax(values / t) @ values)
+    else:
+        total = top + t * (math.log(math.fsum(math.exp((value - top) / t) for value in values)) - math.log(n))
+    return total - taken_off(spec, n)
 
 
-@pytest.mark.parametrize("terms", [(0.0, 0.0), (0.3, 0.0), (0.1, 0.05), (-0.2, 0.0)])
+def taken_off(spec: HeadSpec, n: int) -> float:
+    """Linear in log n between the points, constant outside."""
+    points = [(math.log(point.segments), point.logit) for point in spec.length_offsets]
+    if not points:
+        return 0.0
+    log = math.log(n)
+    for (left, low), (right, high) in itertools.pairwise(points):
+        if left <= log <= right:
+            return low + (high - low) * (log - left) / (right - left)
+    return points[0][1] if log < points[0][0] else points[-1][1]
+
+
+def direct_scores(spec: HeadSpec, logits: np.ndarray) -> np.ndarray:
+    """All labels of a text, from all its segments at once."""
+    total = aggregate(spec, alarms(spec, logits))
+    # How much each segment has to say about the other columns.
+    mean = softmax(alarms(spec, logits) / spec.temperature) @ logits.astype(np.float64)
+    match spec.kind:
+        case "binary":
+            return sigmoid(np.array([total]))
+        case "multiclass":
+            mean[1:] += total - (mean[1:].max() - mean[0])
+            return softmax(mean)[1:]
+        case "two_level":
+            first = sigmoid(np.array([total]))
+            return np.concatenate([first, first * softmax(mean[1:])])
+
+
+@pytest.mark.parametrize("offsets", OFFSETS)
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 5.0])
+@pytest.mark.parametrize("aggregation", ["log_mean_exp", "attention"])
 @pytest.mark.parametrize("spec", HEADS, ids=lambda spec: spec.kind)
-def test_a_texts_alarm_is_the_aggregate_of_its_windows(
-    spec: HeadSpec, temperature: float, terms: tuple[float, float]
+def test_a_texts_alarm_is_the_aggregate_of_its_segments(
+    spec: HeadSpec, aggregation: str, temperature: float, offsets: tuple[LengthOffset, ...]
 ) -> None:
-    spec = spec.model_copy(update={"temperature": temperature, "length_terms": terms})
+    spec = spec.model_copy(update={"aggregation": aggregation, "temperature": temperature, "length_offsets": offsets})
     stack = one_head(spec)
     for rows in (1, 2, 7, 40):
         logits = stack.logits(features(rows, seed=rows))
@@ -119,29 +155,29 @@ def test_a_texts_alarm_is_the_aggregate_of_its_windows(
 
 
 @pytest.mark.parametrize("spec", HEADS, ids=lambda spec: spec.kind)
-def test_near_zero_the_loudest_window_speaks_for_the_text(spec: HeadSpec) -> None:
+def test_near_zero_the_loudest_segment_speaks_for_the_text(spec: HeadSpec) -> None:
     stack = one_head(spec.model_copy(update={"temperature": 1e-4}))
     logits = stack.logits(features(9))
     loudest = int(np.argmax(alarms(spec, logits)))
-    expected = stack.window_scores(logits)[spec.name][loudest]
+    expected = stack.segment_scores(logits)[spec.name][loudest]
     np.testing.assert_allclose(stack.text_scores(logits)[spec.name], expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("spec", HEADS, ids=lambda spec: spec.kind)
-def test_a_large_temperature_averages_the_windows(spec: HeadSpec) -> None:
+def test_a_large_temperature_averages_the_segments(spec: HeadSpec) -> None:
     stack = one_head(spec.model_copy(update={"temperature": 1e5}))
     logits = stack.logits(features(9))
     mean = logits.astype(np.float64).mean(axis=0)
     if spec.kind == "multiclass":
         # The alarm is averaged, not what it is made of.
         mean[1:] += np.mean(alarms(spec, logits)) - (mean[1:].max() - mean[0])
-    expected = stack.window_scores(mean[None].astype(np.float32))[spec.name][0]
+    expected = stack.segment_scores(mean[None].astype(np.float32))[spec.name][0]
     np.testing.assert_allclose(stack.text_scores(logits)[spec.name], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.5, 3.0])
 @pytest.mark.parametrize("spec", HEADS, ids=lambda spec: spec.kind)
-def test_the_order_of_the_windows_does_not_matter(spec: HeadSpec, temperature: float) -> None:
+def test_the_order_of_the_segments_does_not_matter(spec: HeadSpec, temperature: float) -> None:
     stack = one_head(spec.model_copy(update={"temperature": temperature}))
     logits = stack.logits(features(11))
     np.testing.assert_allclose(
@@ -152,12 +188,14 @@ def test_the_order_of_the_windows_does_not_matter(spec: HeadSpec, temperature: f
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 10.0])
 @pytest.mark.parametrize("rows", [1, 2, 30])
 def test_categories_share_out_the_first_label(rows: int, temperature: float) -> None:
-    stack = one_head(TWO_LEVEL.model_copy(update={"temperature": temperature, "length_terms": (0.2, 0.1)}))
+    stack = one_head(
+        TWO_LEVEL.model_copy(update={"temperature": temperature, "length_offsets": at((1, 0.0), (50, 1.2))})
+    )
     scores = stack.text_scores(stack.logits(features(rows, seed=rows)))["safety"]
     assert scores[1:].sum() == pytest.approx(scores[0], abs=1e-6)
 
 
-def test_categories_are_those_of_the_windows_that_raise_the_first_label() -> None:
+def test_categories_are_those_of_the_segments_that_raise_the_first_label() -> None:
     logits = np.array([[4.0, 9.0, 0.0], [-4.0, 0.0, 9.0], [-4.0, 0.0, 9.0]], dtype=np.float32)
     sharp = one_head(TWO_LEVEL.model_copy(update={"temperature": 0.5}))
     unsafe, weapons, fraud = sharp.text_scores(logits)["safety"]
@@ -173,32 +211,146 @@ def test_labels_of_a_multiclass_head_and_none_of_them_sum_to_one(rows: int) -> N
     assert scores.sum() < 1
 
 
-def test_the_length_terms_lower_longer_texts_alone() -> None:
-    terms = (0.4, 0.1)
-    plain, lowered = (one_head(BINARY.model_copy(update={"length_terms": t})) for t in ((0.0, 0.0), terms))
-    for rows in (1, 2, 10, 1000):
+def test_what_is_taken_off_for_length_lowers_longer_texts_alone() -> None:
+    plain, lowered = (one_head(BINARY.model_copy(update={"length_offsets": o})) for o in ((), at((1, 0.0), (100, 2.0))))
+    for rows, expected in ((1, 1.5), (10, 0.5), (100, -0.5), (1000, -0.5)):
         logits = np.full((rows, 1), 1.5, dtype=np.float32)
         before, after = (stack.text_scores(logits)["injection"][0] for stack in (plain, lowered))
         assert before == pytest.approx(sigmoid(np.array(1.5)), abs=1e-6)
-        expected = 1.5 - terms[0] * math.log(rows) - terms[1] * math.log(rows) ** 2
         assert after == pytest.approx(sigmoid(np.array(expected)), abs=1e-6)
 
 
 @pytest.mark.parametrize("spec", HEADS, ids=lambda spec: spec.kind)
-def test_text_of_one_window_scores_as_its_window(spec: HeadSpec) -> None:
+def test_text_of_one_segment_scores_as_its_window(spec: HeadSpec) -> None:
     stack = one_head(spec)
     logits = stack.logits(features(1))
     np.testing.assert_allclose(
-        stack.text_scores(logits)[spec.name], stack.window_scores(logits)[spec.name][0], rtol=0, atol=1e-6
+        stack.text_scores(logits)[spec.name], stack.segment_scores(logits)[spec.name][0], rtol=0, atol=1e-6
     )
 
 
-def test_one_loud_window_among_quiet_ones_is_heard_at_a_low_temperature_only() -> None:
+def test_one_loud_segment_among_quiet_ones_is_heard_at_a_low_temperature_only() -> None:
     logits = np.full((10, 1), -6.0, dtype=np.float32)
     logits[4] = 6.0
     loud, averaged = (one_head(BINARY.model_copy(update={"temperature": t})) for t in (0.5, 1000.0))
     assert loud.text_scores(logits)["injection"][0] > 0.99
     assert averaged.text_scores(logits)["injection"][0] < 0.01
+
+
+PARTS = st.lists(
+    st.tuples(st.integers(1, 6), st.sampled_from([0.1, 1.0, 30.0, 1e4]), st.integers(0, 2**32 - 1)),
+    min_size=1,
+    max_size=6,
+)
+"""Of a text: how many segments, how large their logits, and a seed."""
+
+
+@given(
+    parts=PARTS,
+    cuts=st.lists(st.integers(0, 40), max_size=8),
+    spec=st.sampled_from(HEADS),
+    temperature=st.sampled_from([0.02, 0.3, 1.0, 7.0, 1e4]),
+    offsets=st.sampled_from(OFFSETS),
+    aggregation=st.sampled_from(["log_mean_exp", "attention"]),
+)
+@settings(max_examples=300, deadline=None)
+def test_segments_that_come_in_parts_score_as_all_at_once(
+    parts: list[tuple[int, float, int]],
+    cuts: list[int],
+    spec: HeadSpec,
+    temperature: float,
+    offsets: tuple[LengthOffset, ...],
+    aggregation: str,
+) -> None:
+    spec = spec.model_copy(update={"temperature": temperature, "length_offsets": offsets, "aggregation": aggregation})
+    logits = np.concatenate(
+        [np.random.default_rng(seed).normal(0, size, (rows, spec.columns)) for rows, size, seed in parts]
+    ).astype(np.float32)
+    text = one_head(spec).aggregate()
+    for start, end in itertools.pairwise([0, *sorted(min(cut, len(logits)) for cut in cuts), len(logits)]):
+        text.add(logits[start:end], [f"segment {at}" for at in range(start, end)])
+    assert text.segments == len(logits)
+    # The columns are added up in another order, and rounded as far as their size has float32's digits.
+    tolerance = 1e-5 + float(np.abs(logits).max()) * 1e-6
+    np.testing.assert_allclose(text.scores()[spec.name], direct_scores(spec, logits), rtol=0, atol=tolerance)
+
+    (highest,) = text.highest()
+    at = int(alarms(spec, logits).argmax())
+    own = one_head(spec).segment_scores(logits[at : at + 1])[spec.name][0]
+    assert highest == Highest(spec.name, spec.labels[int(own.argmax())], float(own.max()), f"segment {at}")
+
+
+@given(
+    logits=st.lists(
+        st.floats(allow_nan=False, allow_infinity=False, width=32) | st.floats(-20, 20, width=32),
+        min_size=1,
+        max_size=20,
+    ),
+    size=st.integers(1, 5),
+    temperature=st.sampled_from([0.1, 1.0, 10.0]),
+)
+@settings(max_examples=200, deadline=None)
+def test_logits_of_any_size_come_in_parts(logits: list[float], size: int, temperature: float) -> None:
+    spec = BINARY.model_copy(update={"temperature": temperature})
+    text = one_head(spec).aggregate()
+    for at in range(0, len(logits), size):
+        part = np.array(logits[at : at + size], np.float32)[:, None]
+        text.add(part, range(at, at + size))
+    expected = direct_scores(spec, np.array(logits, np.float32)[:, None])
+    np.testing.assert_allclose(text.scores()[spec.name], expected, rtol=0, atol=1e-5)
+    (highest,) = text.highest()
+    assert highest.mark == int(np.argmax(logits))
+
+
+def test_of_segments_that_are_as_high_the_first_is_the_highest() -> None:
+    text = one_head(BINARY).aggregate()
+    text.add(np.array([[0.5], [2.0], [2.0]], np.float32), ["a", "b", "c"])
+    text.add(np.array([[2.0]], np.float32), ["d"])
+    assert [highest.mark for highest in text.highest()] == ["b"]
+
+
+def test_each_head_has_a_highest_segment_of_its_own() -> None:
+    stack = random_heads(WIDTH)
+    logits = stack.logits(features(30))
+    text = stack.aggregate()
+    text.add(logits, range(30))
+    expected, at = [], 0
+    for spec in HEADS:
+        expected.append((spec.name, int(alarms(spec, logits[:, at : at + spec.columns]).argmax())))
+        at += spec.columns
+    assert [(highest.head, highest.mark) for highest in text.highest()] == expected
+    assert len({mark for _, mark in expected}) > 1
+
+
+def test_texts_of_one_stack_keep_apart() -> None:
+    stack = random_heads(WIDTH)
+    logits = [stack.logits(features(5, seed=seed)) for seed in (1, 2)]
+    texts = [stack.aggregate(), stack.aggregate()]
+    for at in range(5):
+        for text, own in zip(texts, logits, strict=True):
+            text.add(own[at : at + 1], [at])
+    for text, own in zip(texts, logits, strict=True):
+        for name, values in stack.text_scores(own).items():
+            np.testing.assert_allclose(text.scores()[name], values, rtol=0, atol=1e-6)
+
+
+def test_a_text_takes_no_more_memory_for_its_segments() -> None:
+    stack = random_heads(WIDTH)
+    logits = stack.logits(features(1000))
+    sizes = []
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        text = stack.aggregate()
+        for at in range(50):
+            text.add(logits, range(1000 * at, 1000 * (at + 1)))
+            sizes.append(tracemalloc.get_traced_memory()[0] - before)
+    finally:
+        tracemalloc.stop()
+    assert text.segments == 50_000
+    # The list of sizes takes the 4 kB.
+    assert sizes[-1] <= sizes[0] + 4_000
+    assert max(sizes) < 20_000, "it holds the segments"
 
 
 @pytest.mark.parametrize("size", [1e3, 1e6, 1e30])
@@ -207,7 +359,7 @@ def test_extreme_logits_stay_probabilities(spec: HeadSpec, size: float) -> None:
     stack = one_head(spec)
     signs = np.array(np.meshgrid(*[[-1.0, 0.0, 1.0]] * spec.columns)).reshape(spec.columns, -1).T
     logits = (signs * size).astype(np.float32)
-    for scores in (stack.window_scores(logits)[spec.name], stack.text_scores(logits)[spec.name]):
+    for scores in (stack.segment_scores(logits)[spec.name], stack.text_scores(logits)[spec.name]):
         assert np.isfinite(scores).all()
         assert ((scores >= 0) & (scores <= 1)).all()
 
@@ -215,7 +367,7 @@ def test_extreme_logits_stay_probabilities(spec: HeadSpec, size: float) -> None:
 def test_extreme_logits_saturate() -> None:
     stack = one_head(BINARY)
     np.testing.assert_array_equal(
-        stack.window_scores(np.array([[-1e4], [0.0], [1e4]], dtype=np.float32))["injection"], [[0.0], [0.5], [1.0]]
+        stack.segment_scores(np.array([[-1e4], [0.0], [1e4]], dtype=np.float32))["injection"], [[0.0], [0.5], [1.0]]
     )
 
 
@@ -270,8 +422,11 @@ def test_two_heads_of_one_name_are_refused() -> None:
         {"temperature": -1.0},
         {"temperature": float("inf")},
         {"temperature": float("nan")},
-        {"length_terms": (0.1,)},
-        {"length_terms": (0.1, 0.1, 0.1)},
+        {"length_offsets": [{"segments": 0, "logit": 0.1}]},
+        {"length_offsets": [{"segments": 1, "logit": float("nan")}]},
+        {"length_offsets": [{"segments": 2, "logit": 0.1}, {"segments": 1, "logit": 0.1}]},
+        {"length_offsets": [{"segments": 2, "logit": 0.1}, {"segments": 2, "logit": 0.2}]},
+        {"aggregation": "maximum"},
         {"threshold": 0.5},
     ],
 )

@@ -5,19 +5,25 @@ import json
 import logging
 import os
 import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors
 import torch
 import transformers as hf
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as hf_logging
 
+from lec_guard.detect import prune
 from lec_guard.detect.prune import load_pruned
 from lec_guard.errors import BundleError, DetectorError
 from tests.detect.conftest import Saved
-from tests.detect.models import COMMON, DECODER, VOCAB, WIDTH, edit_json, save
+from tests.detect.models import COMMON, VOCAB, WIDTH, edit_json, gemma3, gpt2, save
 
 LENGTHS = (23, 1, 7, 40, 12, 2, 31, 18)
 
@@ -216,6 +222,69 @@ def test_loading_prints_nothing_and_restores_the_log_level(
         hf_logging.disable_progress_bar()
 
 
+@pytest.fixture
+def talkative() -> Iterator[list[str]]:
+    """What is heard of all loggers, where transformers talks and shows bars."""
+    before = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_warning()
+    hf_logging.enable_progress_bar()
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.root.addHandler(handler)
+    hf_logging.add_handler(handler)
+    yield said
+    hf_logging.remove_handler(handler)
+    logging.root.removeHandler(handler)
+    hf_logging.set_verbosity(before)
+    hf_logging.disable_progress_bar()
+
+
+def test_two_threads_that_load_at_once_leave_everything_as_it_was_and_silence_nobody_else(
+    bert: Saved, talkative: list[str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, spoken, first_done = threading.Barrier(3), threading.Event(), threading.Event()
+    load = prune._load
+
+    def wait_and_load(loader: Any, *args: Any, **options: Any) -> Any:
+        if loader is hf.AutoConfig:
+            entered.wait(30)
+            assert spoken.wait(30)
+        elif threading.current_thread().name == "slower":
+            assert first_done.wait(30)
+        return load(loader, *args, **options)
+
+    def slower() -> None:
+        threading.current_thread().name = "slower"
+        load_pruned(bert.folder, 1)
+
+    monkeypatch.setattr(prune, "_load", wait_and_load)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.submit(load_pruned, bert.folder, 1), pool.submit(slower)
+        entered.wait(30)
+        for name in ("app", "transformers", "transformers.modeling_utils"):
+            logging.getLogger(name).warning("from %s", name)
+        spoken.set()
+        first.result()
+        first_done.set()
+        second.result()
+    assert talkative == ["from app", "from transformers", "from transformers.modeling_utils"]
+    assert "Loading weights" not in capfd.readouterr().err
+    assert hf_logging.get_verbosity() == hf_logging.WARNING
+    assert hf_logging.is_progress_bar_enabled()
+    assert not are_progress_bars_disabled()
+
+
+def test_bars_of_the_hub_that_were_off_stay_off(bert: Saved, talkative: list[str]) -> None:
+    disable_progress_bars()
+    try:
+        load_pruned(bert.folder, 1)
+        assert hf_logging.is_progress_bar_enabled()
+        assert are_progress_bars_disabled()
+    finally:
+        enable_progress_bars()
+
+
 @pytest.mark.parametrize("k", [-1, 4, 1000])
 def test_layers_out_of_range_are_refused(bert: Saved, k: int) -> None:
     with pytest.raises(BundleError, match=f"can't keep {k} layers of a model with 3"):
@@ -319,22 +388,11 @@ def test_unknown_change_after_the_last_layer_is_refused(tmp_path: Path, build: o
             load_pruned(tmp_path, k)
 
 
-def _gpt2() -> hf.PreTrainedModel:
-    return hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=VOCAB, n_embd=WIDTH, n_layer=3, n_head=4, n_positions=64))
-
-
-def _gemma3() -> hf.PreTrainedModel:
-    config = hf.Gemma3TextConfig(**DECODER, head_dim=8, num_hidden_layers=7, sliding_window=4)
-    return hf.Gemma3ForCausalLM(config)
-
-
 def _albert() -> hf.PreTrainedModel:
     return hf.AlbertModel(hf.AlbertConfig(**COMMON, num_hidden_layers=3, embedding_size=16))
 
 
-@pytest.mark.parametrize(
-    "build", [_gpt2, _gemma3, lambda: _opt(WIDTH)], ids=["gpt2", "gemma3", "opt without projection"]
-)
+@pytest.mark.parametrize("build", [gpt2, gemma3, lambda: _opt(WIDTH)], ids=["gpt2", "gemma3", "opt without projection"])
 def test_other_decoders_are_cut_without_their_final_norm(tmp_path: Path, build: object) -> None:
     save(build(), tmp_path)
     whole = hf.AutoModel.from_pretrained(tmp_path).eval()

@@ -190,6 +190,21 @@ def test_token_of_the_environment_changes_nothing(
     assert contents(pull(REFERENCE, endpoint=hub.endpoint)) == base
 
 
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_the_token_goes_to_the_clients_own_hub_and_to_no_other(
+    hub: Hub, base: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, store: Path, slash: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert contents(pull(REFERENCE, endpoint=hub.endpoint + slash)) == base
+    assert hub.tokens == {""}
+    shutil.rmtree(store)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+    files = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
+    assert contents(pull(REFERENCE, endpoint=hub.endpoint + slash)) == base
+    assert "Bearer hf_secret" in hub.tokens
+
+
 @pytest.mark.parametrize(
     "reference",
     [

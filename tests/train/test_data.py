@@ -33,9 +33,16 @@ def test_rows_become_examples_in_order(tmp_path):
     file = write(tmp_path, PROMPT, answer, {**PROMPT, "user": "", "category": "", "extra": 1})
     assert read_examples(file) == [
         Example(source="small", family="chat", kind="prompt", text="hello", label="benign", category=None),
-        Example(source="small", family="qa", kind="response", text="so", label="unsafe", category="cyber"),
+        Example(
+            source="small", family="qa", kind="response", text="so", context="how?", label="unsafe", category="cyber"
+        ),
         Example(source="small", family="chat", kind="prompt", text="", label="benign", category=None),
     ]
+
+
+def test_a_text_comes_with_what_it_is_judged_against(tmp_path):
+    file = write(tmp_path, {**PROMPT, "system": "You are a bank."}, {**PROMPT, "system": ""}, PROMPT)
+    assert [example.context for example in read_examples(file)] == ["You are a bank.", None, None]
 
 
 def test_an_empty_file_has_no_examples(tmp_path):

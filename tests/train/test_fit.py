@@ -98,14 +98,15 @@ def test_scaled_columns_give_scaled_logits(rng):
         )
     ),
     st.sampled_from([0.05, 0.5, 1.0, 4.0]),
+    st.sampled_from(["log_mean_exp", "attention"]),
 )
-def test_a_texts_logit_is_what_a_head_aggregates_its_windows_to(windows, temperature):
+def test_a_texts_logit_is_what_a_head_aggregates_its_windows_to(windows, temperature, aggregation):
     texts, pairs = windows
     owner = np.array([text for text, _ in pairs], np.int64)
     logits = np.array([value / 8 for _, value in pairs], np.float32)
-    found = text_logits(logits, owner, texts, temperature)
+    found = text_logits(logits, owner, texts, temperature, aggregation)
     assert found.dtype == np.float32
-    head = HeadSpec(name="head", kind="binary", labels=("label",), temperature=temperature)
+    head = HeadSpec(name="head", kind="binary", labels=("label",), aggregation=aggregation, temperature=temperature)
     stack = HeadStack([head], np.ones((1, 1)), np.zeros(1))
     tops = highest(logits, owner, texts)
     for text in range(texts):
@@ -125,6 +126,9 @@ def test_texts_without_windows_have_the_lowest_logit_there_is():
     found = text_logits(logits, owner, 5, 1.0)
     assert found[[0, 2, 4]].tolist() == [-np.inf] * 3
     assert found[[1, 3]] == pytest.approx([3.0, np.log((np.e + np.e**2) / 2)])
+    attended = text_logits(logits, owner, 5, 1.0, "attention")
+    assert attended[[0, 2, 4]].tolist() == [-np.inf] * 3
+    assert attended[[1, 3]] == pytest.approx([3.0, (np.e + 2 * np.e**2) / (np.e + np.e**2)])
 
 
 def test_both_labels_weigh_alike_and_a_family_by_the_root_of_its_size():

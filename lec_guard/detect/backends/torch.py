@@ -1,4 +1,4 @@
-"""The cut model in torch, in float32 or bfloat16."""
+"""The cut model in torch, in float32 or bfloat16, on a GPU where torch sees one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from lec_guard.detect.extractor import Block, Features, Tokens
+from lec_guard.detect.past import Prefix
 from lec_guard.detect.pooling import pool
 from lec_guard.detect.prune import PrunedModel
 
@@ -21,34 +22,74 @@ class TorchBackend:
     """Runs a cut model and pools what its layers give. Safe to share between threads.
 
     Args:
-        model: The cut model; it is converted to the dtype in place.
+        model: The cut model; it is converted to the dtype, and moved, in place.
         blocks: The layers and poolings that make up a feature vector, in order.
+        gates: The learned queries of gated poolings, `[gates, width of a state]`; None where there are none.
         dtype: What the model computes in; pooling is in float32 always.
     """
 
-    def __init__(self, model: PrunedModel, blocks: Sequence[Block], dtype: Dtype = "fp32") -> None:
-        self.name = f"torch-{dtype}"
+    def __init__(
+        self, model: PrunedModel, blocks: Sequence[Block], gates: Features | None = None, dtype: Dtype = "fp32"
+    ) -> None:
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.name = f"torch-{dtype}" if self._device.type == "cpu" else f"torch-{dtype}-{self._device.type}"
         self.pad_id = model.pad_id
         self.width = model.width * len(blocks)
-        model.module.to(_DTYPES[dtype])
+        self.max_positions = model.max_positions
+        model.module.to(device=self._device, dtype=_DTYPES[dtype])
         self._model = model
-        self._blocks = tuple(blocks)
+        self._pooled = BlockPooling(blocks, gates).to(self._device)
+        self._deep = any(block.layer != model.layers for block in blocks)
 
-    def features(self, ids: Tokens, mask: Tokens) -> Features:
-        """Features of one padded batch.
+    def features(self, ids: Tokens, mask: Tokens, segments: Tokens, prefix: Prefix | None = None) -> Features:
+        """Features of one padded batch; see `lec_guard.detect.extractor.Backend` and `…prefix.PrefixBackend`."""
+        with torch.inference_mode():
+            tokens, kept, parts = (torch.from_numpy(array).to(self._device) for array in (ids, mask, segments))
+            if self._deep:
+                states = dict(enumerate(self._model.all_hidden(tokens, kept, prefix)))
+            else:
+                states = {self._model.layers: self._model.hidden(tokens, kept, prefix)}
+            return np.asarray(self._pooled(states, kept, parts).cpu().numpy(), dtype=np.float32)
+
+    def prefix(self, ids: Sequence[int]) -> Prefix:
+        """Read a prefix once; see `lec_guard.detect.prefix.PrefixBackend`."""
+        with torch.inference_mode():
+            return self._model.prefix(torch.tensor([ids], device=self._device))
+
+    def check_prefix(self) -> None:
+        """Check that the model is a decoder; see `lec_guard.detect.prefix.PrefixBackend`."""
+        self._model.check_prefix()
+
+
+class BlockPooling(torch.nn.Module):
+    """All blocks of a feature vector, pooled and put side by side.
+
+    Args:
+        blocks: Layers and poolings.
+        gates: The learned queries, `[gates, width of a state]`.
+    """
+
+    def __init__(self, blocks: Sequence[Block], gates: Features | None) -> None:
+        super().__init__()
+        self._blocks = tuple(blocks)
+        self._gates: torch.Tensor
+        # A copy, because torch takes neither every layout of an array nor one that can't be written.
+        own = np.zeros((0, 0)) if gates is None else gates
+        self.register_buffer("_gates", torch.from_numpy(np.array(own, np.float32, order="C")))
+
+    def forward(self, states: dict[int, torch.Tensor], mask: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
+        """Pool.
 
         Args:
-            ids: Token ids, `[batch, tokens]`.
+            states: Layer -> hidden states, `[batch, tokens, width]`.
             mask: 1 for a token, 0 for padding, `[batch, tokens]`.
+            segments: The tokens of each segment, `[segments, tokens]` or `[batch, segments, tokens]`.
 
         Returns:
-            `[batch, width]`.
+            `[batch, segments, width of a feature vector]`.
         """
-        with torch.inference_mode():
-            tokens, kept = torch.from_numpy(ids), torch.from_numpy(mask)
-            if all(block.layer == self._model.layers for block in self._blocks):
-                states = {self._model.layers: self._model.hidden(tokens, kept)}
-            else:
-                states = dict(enumerate(self._model.all_hidden(tokens, kept)))
-            parts = [pool(states[block.layer], kept, block.pooling) for block in self._blocks]
-            return np.asarray(torch.cat(parts, dim=-1).numpy(), dtype=np.float32)
+        parts = []
+        for block in self._blocks:
+            gate = None if block.gate is None else self._gates[block.gate]
+            parts.append(pool(states[block.layer], mask, segments, block.pooling, gate))
+        return torch.cat(parts, dim=-1)

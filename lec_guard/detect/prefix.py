@@ -1,0 +1,201 @@
+"""Texts that a decoder reads after their context: a chat template's prefix, read once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from lec_guard.detect.bundle import TORCH_ONLY
+from lec_guard.detect.extractor import Backend, Extractor, Features, Tokens
+from lec_guard.detect.pairs import check_length
+from lec_guard.detect.windows import Window
+from lec_guard.errors import BundleError
+
+if TYPE_CHECKING:
+    from lec_guard.detect.past import Prefix
+
+_CONTEXT, _TEXT = "lecguardcontext", "lecguardtext"
+"""Placeholders that no template changes or holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A chat template without its messages; special tokens in it are what they stand for.
+
+    Attributes:
+        before: What stands before the context.
+        between: What stands between context and text.
+        after: What stands after the text: the end of the turn, and the start of the answer.
+    """
+
+    before: str
+    between: str
+    after: str
+
+    @classmethod
+    def from_chat_template(cls, folder: Path) -> Template:
+        """Make one from a model's chat template; this is done once, when a bundle is made.
+
+        The context is the system message. Where the template has no such role, both are one message of the user,
+        with an empty line between them.
+
+        Args:
+            folder: A folder with a Hugging Face tokenizer that has a chat template.
+
+        Returns:
+            The template.
+
+        Raises:
+            BundleError: If there is no template, or it does not put the text once after the context and apart from it.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # a damaged file makes it raise almost anything
+            raise BundleError(f"{folder}: Hugging Face transformers can't load this tokenizer: {error}") from error
+        user = {"role": "user", "content": _TEXT}
+        try:
+            rendered = _render(tokenizer, folder, [{"role": "system", "content": _CONTEXT}, user])
+        except BundleError:
+            rendered = ""
+        # Some templates refuse a system message, others leave it out.
+        if _CONTEXT not in rendered:
+            rendered = _render(tokenizer, folder, [user | {"content": f"{_CONTEXT}\n\n{_TEXT}"}])
+        before, context, rest = rendered.partition(_CONTEXT)
+        between, text, after = rest.partition(_TEXT)
+        parts = (before, between, after)
+        if not (context and between and text) or any(held in part for held in (context, text) for part in parts):
+            raise BundleError(
+                f"{folder}: the chat template does not put the text once after the context and apart from it, so its "
+                f"parts must be given by hand; it makes {rendered!r}"
+            )
+        return cls(*parts)
+
+
+def _render(tokenizer: Any, folder: Path, messages: list[dict[str, str]]) -> str:
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # templates raise what they like, for example where they know no system
+        raise BundleError(f"{folder}: no chat template that takes a context and a text: {error}") from error
+
+
+@runtime_checkable
+class PrefixBackend(Backend, Protocol):
+    """A backend of a decoder that goes on reading after a prefix."""
+
+    max_positions: int | None
+    """The longest input the model takes in tokens, prefix and all, or None if it names no limit."""
+
+    def prefix(self, ids: Sequence[int]) -> Prefix:
+        """Read a prefix once.
+
+        Args:
+            ids: Token ids, at least one.
+
+        Returns:
+            What the model's layers keep of it, where the model is.
+        """
+        ...
+
+    def check_prefix(self) -> None:
+        """Check on a short input that reading after a prefix is the same as reading all at once.
+
+        Raises:
+            BundleError: If it is not: the model is no causal decoder.
+        """
+        ...
+
+    def features(self, ids: Tokens, mask: Tokens, segments: Tokens, prefix: Prefix | None = None) -> Features:
+        """Features of one batch, padded on the right.
+
+        Args:
+            ids: Token ids, `[batch, tokens]`.
+            mask: 1 for a token, 0 for padding, `[batch, tokens]`.
+            segments: The tokens of each segment, `[segments, tokens]`, or `[batch, segments, tokens]` where rows
+                differ; numbers beyond a row count as padding.
+            prefix: What stands before each row; no segment has tokens of it.
+
+        Returns:
+            `[batch, segments, width]`; those of segments without tokens mean nothing.
+        """
+        ...
+
+
+class PrefixPairs:
+    """Pairs of a decoder: each window of the text is read after the context. Safe to share between threads.
+
+    That is exact: in a decoder no token sees what comes after it, so what the layers keep of the context does not
+    depend on the text.
+
+    Args:
+        extractor: Reads both.
+        template: What stands around them.
+        budget: Tokens of a context beyond which it is not read; None reads any length that the model takes.
+
+    Raises:
+        BundleError: If the backend can't read after a prefix, the model is no decoder, or the template leaves no
+            room for a context.
+    """
+
+    needs_features = False
+
+    def __init__(self, extractor: Extractor, template: Template, *, budget: int | None) -> None:
+        if not isinstance(extractor.backend, PrefixBackend):
+            raise BundleError(f"this bundle's {TORCH_ONLY}, not on {extractor.backend.name}")
+        self._backend: PrefixBackend = extractor.backend
+        self._backend.check_prefix()
+        self._extractor = extractor
+        self._budget = budget
+        self.width = extractor.backend.width
+        windower = extractor.windower
+        self._before, self._between, self._after = windower.template_ids(
+            [template.before, template.between, template.after]
+        )
+        if not self._before + self._between:
+            raise BundleError("the template in front of a text has no token")
+        self._room: int | None = None
+        if self._backend.max_positions is not None:
+            taken = len(self._before + self._between + self._after) + windower.spec.size - windower.special
+            self._room = self._backend.max_positions - taken
+            if self._room < 1:
+                raise BundleError(
+                    f"template and window have {taken} tokens, and the model reads {self._backend.max_positions}: "
+                    "that leaves no room for a context; make the windows smaller"
+                )
+
+    def read(self, context: str) -> Prefix:
+        """The template up to the text, read with this context; see `PairReader.read`."""
+        windower = self._extractor.windower
+        check_length(windower, context, self._budget, "the budget of a step")
+        check_length(windower, context, self._room, "what the model can read in front of a window")
+        # Token by token put together, not as one string: what a user typed can't become part of the template.
+        return self._backend.prefix([*self._before, *windower.ids(context), *self._between])
+
+    def features(self, windows: Sequence[Window], features: Features, context: Prefix) -> Features:  # noqa: ARG002
+        """See `PairReader.features`; what stands after the text belongs to a window's last segment."""
+        windower = self._extractor.windower
+        tokens = [[*windower.text_ids(window), *self._after] for window in windows]
+        # The segments of the window as it was cut, so that there are as many and each has the tokens of its span.
+        segments = [windower.text_segments(len(window.ids)) for window in windows]
+        for own, row in zip(segments, tokens, strict=True):
+            own[-1] = (own[-1][0], len(row))
+
+        def read(rows: list[int], ids: Tokens, mask: Tokens) -> Features:
+            return self._backend.features(ids, mask, _numbers([segments[row] for row in rows], ids.shape[1]), context)
+
+        return self._extractor.batched(tokens, [len(own) for own in segments], read, before=context.tokens)
+
+
+def _numbers(segments: Sequence[Sequence[tuple[int, int]]], tokens: int) -> Tokens:
+    """The tokens of each row's segments, `[rows, segments, tokens]`; what is none lies beyond the row."""
+    borders = np.full((len(segments), max(map(len, segments)), 2), tokens, dtype=np.int64)
+    for row, own in enumerate(segments):
+        borders[row, : len(own)] = own
+    starts, ends = borders[..., :1], borders[..., 1:]
+    numbers = starts + np.arange((ends - starts).max())
+    return np.where(numbers < ends, numbers, tokens)
