@@ -45,16 +45,14 @@ class _Pooled(torch.nn.Module):
 
     def __init__(self, model: PrunedModel, blocks: Sequence[Block], gates: Features | None) -> None:
         super().__init__()
-        self._module = model.module
-        self._top = model.layers
-        self._deep = any(block.layer != model.layers for block in blocks)
+        self._model = model
+        self._module = model.module  # A part of this one too, so that its weights become the graph's.
+        self._layers = {block.layer for block in blocks}
         self._pooled = BlockPooling(blocks, gates)
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
         """`[batch, tokens]` twice and `[segments, tokens]` -> `[batch, segments, width]`."""
-        out = self._module(input_ids=ids, attention_mask=mask, return_dict=True, output_hidden_states=self._deep)
-        states = dict(enumerate(out.hidden_states)) if self._deep else {self._top: out.last_hidden_state}
-        pooled: torch.Tensor = self._pooled(states, mask, segments)
+        pooled: torch.Tensor = self._pooled(self._model.states(ids, mask, self._layers), mask, segments)
         return pooled
 
 

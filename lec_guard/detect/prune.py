@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,24 @@ class PrunedModel:
         """
         states: tuple[torch.Tensor, ...] = self._run(ids, mask, prefix, output_hidden_states=True).hidden_states
         return states[: self.layers + 1]
+
+    def states(
+        self, ids: torch.Tensor, mask: torch.Tensor, layers: Collection[int], prefix: Prefix | None = None
+    ) -> dict[int, torch.Tensor]:
+        """The hidden states after some layers, and no more than one where only the last is asked for.
+
+        Args:
+            ids: Token ids, `[batch, tokens]`.
+            mask: 1 for a token, 0 for padding, `[batch, tokens]`; after a prefix, padded on the right.
+            layers: After which layers, 0..k.
+            prefix: What stands before each row, as `prefix` gave it.
+
+        Returns:
+            Layer -> `[batch, tokens, width]`, for these layers at least.
+        """
+        if set(layers) == {self.layers}:
+            return {self.layers: self.hidden(ids, mask, prefix)}
+        return dict(enumerate(self.all_hidden(ids, mask, prefix)))
 
     def prefix(self, ids: torch.Tensor) -> Prefix:
         """Read a prefix once, for texts that come after it.

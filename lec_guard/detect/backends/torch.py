@@ -39,16 +39,13 @@ class TorchBackend:
         model.module.to(device=self._device, dtype=_DTYPES[dtype])
         self._model = model
         self._pooled = BlockPooling(blocks, gates).to(self._device)
-        self._deep = any(block.layer != model.layers for block in blocks)
+        self._layers = {block.layer for block in blocks}
 
     def features(self, ids: Tokens, mask: Tokens, segments: Tokens, prefix: Prefix | None = None) -> Features:
         """Features of one padded batch; see `lec_guard.detect.extractor.Backend` and `…prefix.PrefixBackend`."""
         with torch.inference_mode():
             tokens, kept, parts = (torch.from_numpy(array).to(self._device) for array in (ids, mask, segments))
-            if self._deep:
-                states = dict(enumerate(self._model.all_hidden(tokens, kept, prefix)))
-            else:
-                states = {self._model.layers: self._model.hidden(tokens, kept, prefix)}
+            states = self._model.states(tokens, kept, self._layers, prefix)
             return np.asarray(self._pooled(states, kept, parts).cpu().numpy(), dtype=np.float32)
 
     def prefix(self, ids: Sequence[int]) -> Prefix:
