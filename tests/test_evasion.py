@@ -155,21 +155,23 @@ def test_what_is_not_undone_is_blocked_as_often_as_stated(
     assert len(blocked(embedded, [spell(text) for text in ATTACKS], threshold)) >= floor * plain
 
 
-def assert_view_raises_no_alarm(detector: LayerDetector, texts: Sequence[str], threshold: float) -> None:
-    """What the text as it is does not raise, the text as it is meant raises once in twenty times at most."""
+def raised_as_meant(detector: LayerDetector, texts: Sequence[str], threshold: float) -> set[str]:
+    """Texts that are blocked as they are meant and not as they are."""
     found = blocked(detector, texts, threshold)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lec_guard.detect.windows.meant", lambda block: None)
-        assert len(set(found) - set(blocked(detector, texts, threshold))) <= max(1, len(texts) // 20)
+        return set(found) - set(blocked(detector, texts, threshold))
 
 
 @pytest.mark.parametrize("name", BENIGN)
 def test_reading_what_is_meant_raises_no_false_alarm(embedded: LayerDetector, threshold: float, name: str) -> None:
-    assert_view_raises_no_alarm(embedded, BENIGN[name], threshold)
+    assert raised_as_meant(embedded, BENIGN[name], threshold) == set()
 
 
 @pytest.mark.parametrize("name", UNDONE)
 def test_reading_harmless_text_as_it_is_meant_raises_no_false_alarm(
     embedded: LayerDetector, threshold: float, name: str
 ) -> None:
-    assert_view_raises_no_alarm(embedded, [UNDONE[name](text) for text in ENGLISH], threshold)
+    # Of 16 requests to decode base64 the head blocks 14 as they are, and one more as it is meant.
+    known = 1 if name == "base64 in a request" else 0
+    assert len(raised_as_meant(embedded, [UNDONE[name](text) for text in ENGLISH], threshold)) <= known
