@@ -25,13 +25,14 @@ from typing import get_args
 import torch
 
 from lec_guard import Batcher, Scores, Step
+from lec_guard.bench.detectors import step, watched
 from lec_guard.bench.machine import processor
+from lec_guard.bench.prompts import Prompts
+from lec_guard.detect.bundle import EMBEDDED, read_bundle
 from lec_guard.detect.detector import BackendName, LayerDetector
-from lec_guard.detect.extractor import Backend, Features, Tokens
 
 ALONE, QUEUE, THREADS, BATCHER = "one after another", "plain queue", "threads", "batcher"
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
-WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "world", "school", "state", "family")
 
 Score = Callable[[Sequence[Step]], list[Scores]]
 
@@ -51,33 +52,8 @@ class Way:
     slowest_ms: float
 
 
-class Counted:
-    """A backend that counts the tokens it is given, padding apart."""
-
-    def __init__(self, backend: Backend) -> None:
-        self.name, self.width, self.pad_id = backend.name, backend.width, backend.pad_id
-        self.tokens = self.padding = self.passes = 0
-        self._backend = backend
-
-    def features(self, ids: Tokens, mask: Tokens, segments: Tokens) -> Features:
-        self.passes += 1
-        self.tokens += mask.size
-        self.padding += mask.size - int(mask.sum())
-        return self._backend.features(ids, mask, segments)
-
-
-class Prompts:
-    """Endless new prompts of a given number of tokens."""
-
-    def __init__(self, detector: LayerDetector) -> None:
-        self._windower = detector._extractor.windower
-        self._random = random.Random(0)  # noqa: S311 - repeatable
-
-    def step(self, tokens: int) -> Step:
-        words = self._random.choices(WORDS, k=tokens)
-        while len(words) > 1 and len(next(self._windower.windows(" ".join(words))).ids) > tokens:
-            words.pop()
-        return Step(stage="input", text=" ".join(words))
+def _step(prompts: Prompts, tokens: int) -> Step:
+    return step(prompts.text(tokens))
 
 
 def serve(score: Score, calls: Sequence[Sequence[Step]], *, at_once: bool) -> tuple[float, list[float]]:
@@ -87,9 +63,9 @@ def serve(score: Score, calls: Sequence[Sequence[Step]], *, at_once: bool) -> tu
     def caller(steps: Sequence[Step]) -> None:
         if at_once:
             start.wait()
-        for step in steps:
+        for one in steps:
             began = time.perf_counter()
-            score([step])
+            score([one])
             waits.append(time.perf_counter() - began)
 
     start = threading.Barrier(len(calls) + 1)
@@ -121,7 +97,7 @@ def compare(detector: LayerDetector, prompts: Prompts, args: argparse.Namespace)
             # Each way goes first in some round.
             order = list(scores)[at % len(scores) :] + list(scores)[: at % len(scores)]
             for way in order:
-                calls = [[prompts.step(args.tokens) for _ in range(args.each)] for _ in range(args.callers)]
+                calls = [[_step(prompts, args.tokens) for _ in range(args.each)] for _ in range(args.callers)]
                 seconds, waits = serve(scores[way], calls, at_once=way != ALONE)
                 if at:  # The first round warms up.
                     seen[way].append(Way(len(waits) / seconds, 1000 * median(waits), 1000 * max(waits)))
@@ -142,7 +118,7 @@ def by_batch(detector: LayerDetector, prompts: Prompts, args: argparse.Namespace
     rates: dict[int, list[float]] = {size: [] for size in BATCHES}
     for _ in range(args.rounds):
         for size in BATCHES:
-            calls = [[prompts.step(args.tokens) for _ in range(size)] for _ in range(BATCHES[-1] // size)]
+            calls = [[_step(prompts, args.tokens) for _ in range(size)] for _ in range(BATCHES[-1] // size)]
             began = time.perf_counter()
             for steps in calls:
                 detector.score(steps)
@@ -156,7 +132,7 @@ def lone_caller(detector: LayerDetector, prompts: Prompts, args: argparse.Namesp
     with Batcher(detector) as batcher:
         for _ in range(args.rounds):
             for way, score in (("direct", detector.score), ("batcher", batcher.score)):
-                _, waits = serve(score, [[prompts.step(args.tokens) for _ in range(16)]], at_once=False)
+                _, waits = serve(score, [[_step(prompts, args.tokens) for _ in range(16)]], at_once=False)
                 ms[way].append(1000 * median(waits))
     return {way: median(own) for way, own in ms.items()}
 
@@ -183,19 +159,17 @@ def hand_over() -> float:
 
 def padding(detector: LayerDetector, prompts: Prompts, args: argparse.Namespace) -> dict[str, float]:
     """Share of padding in what the model reads where the callers' prompts have 16 to 256 tokens, most of them few."""
-    extractor = detector._extractor
-    extractor.backend = counted = Counted(extractor.backend)
     numbers = random.Random(1)  # noqa: S311 - repeatable
     calls = [
-        [prompts.step(min(256, int(16 * numbers.paretovariate(0.8)))) for _ in range(args.each)]
+        [_step(prompts, min(256, int(16 * numbers.paretovariate(0.8)))) for _ in range(args.each)]
         for _ in range(args.callers)
     ]
-    with Batcher(detector) as batcher:
+    with watched(detector) as watch, Batcher(detector) as batcher:
         serve(batcher.score, calls, at_once=True)
-    extractor.backend = counted._backend
+    tokens = sum(one.batch * one.tokens for one in watch.passes)
     return {
-        "padding": counted.padding / counted.tokens,
-        "passes": counted.passes,
+        "padding": (tokens - watch.read) / tokens,
+        "passes": len(watch.passes),
         "prompts": args.callers * args.each,
     }
 
@@ -212,8 +186,8 @@ def main() -> None:
     args = parser.parse_args()
 
     detector = LayerDetector.load(args.detector, backend=args.backend)
-    prompts = Prompts(detector)
-    backend = detector.score([prompts.step(args.tokens)])[0].backend
+    prompts = Prompts.of(read_bundle(args.detector or EMBEDDED))
+    backend = detector.score([_step(prompts, args.tokens)])[0].backend
     ways, ratios = compare(detector, prompts, args)
     batches = by_batch(detector, prompts, args)
     lone = lone_caller(detector, prompts, args)

@@ -23,7 +23,7 @@ from lec_guard.detect.extractor import Block
 from lec_guard.detect.heads import HeadSpec
 from lec_guard.detect.pairs import Part, meet
 from lec_guard.train.data import Example
-from lec_guard.train.fit import Columns, Floats, Ints, fit_binary, platt, text_logits
+from lec_guard.train.fit import Columns, Floats, Ints, fit_binary, platt, shares, text_logits
 
 HEAD = "off_policy"
 MEASURED = "spml_pairs"
@@ -146,7 +146,7 @@ def left_out(features: Floats, pairs: Pairs, c: float) -> Floats:
 def fit(features: Floats, pairs: Pairs, rows: Any, c: float) -> Columns:
     """Fit one column on some segments; every pair counts alike."""
     owner = pairs.owner[rows]
-    weights = np.asarray(1 / np.bincount(owner, minlength=len(pairs.texts))[owner], np.float32)
+    weights = shares(owner, np.ones(len(pairs.texts), np.float32))
     return fit_binary(features[rows], pairs.labels[owner], weights, c=c)
 
 
@@ -224,9 +224,10 @@ def fit_off_policy(cached: Cached, blocks: Sequence[Block]) -> Fitted:
         text = features[own.rows]
         if fitted:  # by cross-validation, as the head
             fold, by_length = folds(own.groups), np.zeros(len(own.texts), np.float32)
+            length = lengths(cached, own)
             for number in range(FOLDS):
-                model = LogisticRegression().fit(lengths(cached, own)[fold != number], own.labels[fold != number])
-                by_length[fold == number] = model.decision_function(lengths(cached, own)[fold == number])
+                model = LogisticRegression().fit(length[fold != number], own.labels[fold != number])
+                by_length[fold == number] = model.decision_function(length[fold == number])
             return {"text alone": own.scores(left_out(text, own, c), temperature), "length alone": by_length}
         model = LogisticRegression().fit(lengths(cached, pairs), pairs.labels)
         alone = fit(features[pairs.rows], pairs, slice(None), c)
