@@ -225,7 +225,10 @@ class TestKeys:
                 batcher.score([step("bad"), step("begun"), step("waits"), step("waits")], keys="abcd")
             told.set()
             assert texts(batcher.score([step("next")])) == ["next"]
-        assert [batch for batch in fake.batches if batch != ["begun"]] == [["bad"], ["next"]]
+        # One of them may be begun before all are cancelled; the worker is held there until they are.
+        assert fake.batches[0] == ["bad"]
+        assert fake.batches[-1] == ["next"]
+        assert len(fake.batches) <= 3
 
     def test_if_one_key_is_late_nothing_of_the_call_is_scored(self):
         fake = Fake()

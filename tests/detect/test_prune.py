@@ -228,6 +228,9 @@ def talkative() -> Iterator[list[str]]:
     before = hf_logging.get_verbosity()
     hf_logging.set_verbosity_warning()
     hf_logging.enable_progress_bar()
+    # Where the variable CI is set, transformers hands its records on to the root, and they would be heard twice.
+    library = logging.getLogger("transformers")
+    propagated, library.propagate = library.propagate, False
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
@@ -236,6 +239,7 @@ def talkative() -> Iterator[list[str]]:
     yield said
     hf_logging.remove_handler(handler)
     logging.root.removeHandler(handler)
+    library.propagate = propagated
     hf_logging.set_verbosity(before)
     hf_logging.disable_progress_bar()
 
