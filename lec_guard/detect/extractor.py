@@ -122,6 +122,8 @@ class Extractor:
         tokenizer = _read(path / "tokenizer.json")
         extractor_id = _extractor_id(model, _read(path / "config.json"), tokenizer, blocks, window, gates)
         extractor = cls(Windower.from_json(tokenizer, window), TorchBackend(model, blocks, gates, dtype), extractor_id)
+        if model.takes_all:
+            return extractor
         try:
             # Some architectures read fewer positions than their config says.
             extractor.features([window_of(window.size, window, token=model.pad_id + 1)])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from lec_guard import BundleError, LayerDetector, Step
-from lec_guard.detect import prune
+from lec_guard.detect import architectures
 from lec_guard.detect.auto import fastest
 from lec_guard.detect.bundle import EMBEDDED, OnnxBase, read_bundle
 from lec_guard.detect.export import PROBES, TOLERANCE, cached_export, export
@@ -228,7 +228,7 @@ def test_an_export_loads_once_says_nothing_and_silences_nobody(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     loaded: list[object] = []
-    load = prune._load
+    load = architectures._load
 
     def counted(loader: Any, *args: Any, **options: Any) -> Any:
         loaded.append(loader)
@@ -243,7 +243,7 @@ def test_an_export_loads_once_says_nothing_and_silences_nobody(
             logging.getLogger("torch.onnx").warning("I use it, too")
             said += 1
 
-    monkeypatch.setattr(prune, "_load", counted)
+    monkeypatch.setattr(architectures, "_load", counted)
     logging.getLogger("torch.onnx").addHandler(caplog.handler)
     other = threading.Thread(target=talk)
     other.start()
@@ -253,7 +253,7 @@ def test_an_export_loads_once_says_nothing_and_silences_nobody(
         done.set()
         other.join()
         logging.getLogger("torch.onnx").removeHandler(caplog.handler)
-    assert loaded.count(prune.AutoModel) == 1
+    assert loaded.count(architectures.AutoModel) == 1
     assert said > 1
     messages = [record.getMessage() for record in caplog.records]
     assert sorted(messages) == sorted(["I am here", "I use it, too"] * said)

@@ -19,7 +19,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as hf_logging
 
-from lec_guard.detect import prune
+from lec_guard.detect import architectures
 from lec_guard.detect.prune import load_pruned
 from lec_guard.errors import BundleError, DetectorError
 from tests.detect.conftest import Saved
@@ -248,7 +248,7 @@ def test_two_threads_that_load_at_once_leave_everything_as_it_was_and_silence_no
     bert: Saved, talkative: list[str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, spoken, first_done = threading.Barrier(3), threading.Event(), threading.Event()
-    load = prune._load
+    load = architectures._load
 
     def wait_and_load(loader: Any, *args: Any, **options: Any) -> Any:
         if loader is hf.AutoConfig:
@@ -262,7 +262,7 @@ def test_two_threads_that_load_at_once_leave_everything_as_it_was_and_silence_no
         threading.current_thread().name = "slower"
         load_pruned(bert.folder, 1)
 
-    monkeypatch.setattr(prune, "_load", wait_and_load)
+    monkeypatch.setattr(architectures, "_load", wait_and_load)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.submit(load_pruned, bert.folder, 1), pool.submit(slower)
         entered.wait(30)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
 from lec_guard.detect.extractor import Block, Features, Tokens
-from lec_guard.detect.past import Prefix
 from lec_guard.detect.pooling import pool
 from lec_guard.detect.prune import PrunedModel
+
+if TYPE_CHECKING:
+    from lec_guard.detect.past import Prefix
 
 Dtype = Literal["fp32", "bf16"]
 
