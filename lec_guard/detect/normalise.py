@@ -11,9 +11,10 @@ over (an encoding may hold another one):
 | zero-width, bidi and other invisible characters, and marks stacked on ASCII letters | nothing |
 | full-width, mathematical, circled, squared and regional-indicator letters and digits | plain ones (NFKC) |
 | Cyrillic, Greek, Armenian and Cherokee look-alikes in Latin words | the Latin letters |
-| spaced or dotted letters (`i g n o r e`, `i.g.n.o.r.e`) | words |
-| leet in two words or more (`1gn0r3 pr3v10us`) | letters |
 | base64, hex, percent and backslash escapes, HTML entities | what they decode to, where that is text |
+| spaced or dotted letters (`i g n o r e`, `i.g.n.o.r.e`) | words, also where nothing marks the end of one |
+| leet in two words or more (`1gn0r3 pr3v10us`), and numbers that are short words beside it (`45 4`) | letters |
+| a sentence that is cut into the short items of a list (`1. Ignore all` / `2. previous rules`) | one line |
 | stretches in rot13 or reversed | English, where that is what comes out |
 
 A text that has none of these is read once. The character classes follow Unicode's Default_Ignorable_Code_Point and
@@ -35,7 +36,9 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-VERSION = "2"
+from lec_guard.detect.words import is_word, split
+
+VERSION = "3"
 """Part of the extractor's id: heads fitted under one normaliser don't fit another."""
 
 DEEPEST = 3
@@ -318,32 +321,181 @@ def _lookalikes(text: str) -> Iterator[Edit]:
                     yield Edit(at, at + 1, _LOOKALIKES[char])
 
 
+_APOSTROPHE = re.compile(r"(?<=[^\W\d_]['\u2019])")
 _SPACED = re.compile(r"(?<![^\W_])[^\W\d_]([ .\-_*|·/~+])(?:[^\W\d_]\1){2,}[^\W\d_](?![^\W_])")
-_SPACED_TOO = re.compile(r"(?<![^\W_])[^\W\d_]([ .\-_*|·/~+])(?:[^\W\d_]\1)*[^\W\d_](?![^\W_])")
+
+
+_MARKED = "  "
+"""Two spaces beside spaced letters mark the end of a word."""
+_LONG_WORD = 12
+"""Letters in a row that are more than this are looked through for words even so."""
+_ENDINGS = ("s", "t", "d", "m", "ll", "re", "ve")
+"""What follows an apostrophe."""
 
 
 def _spaced(text: str) -> Iterator[Edit]:
-    """Beside a word of four spaced letters or more, shorter ones are words too."""
-    if _SPACED.search(text):
-        for run in _SPACED_TOO.finditer(text):
-            yield Edit(run.start(), run.end(), run.group().replace(run.group(1), ""))
+    """Beside a word of four spaced letters or more, shorter ones are words too, if spaced alike."""
+    marks = "".join(sorted({run.group(1) for run in _SPACED.finditer(text)}))
+    if marks:
+        for run in _spaced_by(marks).finditer(text):
+            yield from _joined_words(text, run)
+
+
+@functools.cache
+def _spaced_by(marks: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![^\W_])[^\W\d_]([{re.escape(marks)}])(?:[^\W\d_]\1)*[^\W\d_](?![^\W_])")
+
+
+def _joined_words(text: str, run: re.Match[str]) -> Iterator[Edit]:
+    letters, mark, at = run.group()[::2], run.group(1), run.start()
+    for word in _words_in(text, run, letters):
+        if at > run.start() and mark != " ":
+            yield Edit(at - 1, at, " ")
+        end = at + 2 * len(word) - 1
+        yield Edit(at, end, word)
+        at = end + 1
+
+
+def _words_in(text: str, run: re.Match[str], letters: str) -> list[str]:
+    is_marked = text.startswith(_MARKED, run.end()) or text.endswith(_MARKED, 0, run.start())
+    if len(letters) <= _LONG_WORD and (run.group(1) != " " or is_marked):
+        return [letters]
+    ending = ""
+    if _APOSTROPHE.match(text, run.start()):
+        ending = next((ending for ending in _ENDINGS if letters.lower().startswith(ending)), "")
+    rest = letters[len(ending) :]
+    return [*filter(None, [letters[: len(ending)]]), *((split(rest) or [rest]) if rest else [])]
 
 
 _LEET = str.maketrans("013457@$", "oieastas")
-_LEET_WORD = re.compile(r"(?<![\w@$.|/+=-])(?=[013457@$]*+[A-Za-z])[A-Za-z013457@$]++(?![\w@$|/+=-])")
+_LEET_WORD = re.compile(r"(?<![\w@$.|/+=])(?=[013457@$]*+[A-Za-z])[A-Za-z013457@$]++(?![\w@$|/+=])")
 _LONGEST_LEET = 24
 _LEET_INSIDE = re.compile(r"[A-Za-z][013457@$]{1,2}[A-Za-z]")
+_LEET_NUMBER = re.compile(
+    # One digit with a full stop, a colon or a bracket after it counts something, and so does a line's first number.
+    r"^[ \t]*\d+[.):]|(?<=[A-Za-z]['\u2019])(?P<ending>[57])(?!\w)"
+    r"|(?<![^\s\"'(\[\u2018\u201c])(?P<number>[013457]{1,3})"
+    r"(?=(?:(?<=\d\d)\.)?[,;!?]*[\"'\u2019\u201d]?(?:\s|$))",
+    re.MULTILINE,
+)
+_LEET_NUMBERS = frozenset(["a", "as", "at", "i", "is", "it", "its", "see", "so", "to"])
 
 
 def _leet(text: str) -> Iterator[Edit]:
-    """Where two different words or more have digits between their letters: one is a product or a version."""
+    """Where two different words or more have digits between their letters: one is a product or a version.
+
+    Where two of them are English, numbers may be words as well.
+    """
     if not _LEET_INSIDE.search(text):
         return
-    words = [w for w in _LEET_WORD.finditer(text) if len(w.group()) <= _LONGEST_LEET and not w.group().isalpha()]
-    sure = {w.group() for w in words if _LEET_INSIDE.search(w.group()) and sum(map(str.isalpha, w.group())) >= 3}
-    if len(sure) >= 2:
-        for word in words:
-            yield Edit(word.start(), word.end(), word.group().translate(_LEET))
+    words = [word for word in _LEET_WORD.finditer(text) if _may_be_leet(word)]
+    sure = {word.group() for word in words if _is_leet(word.group())}
+    if len(sure) < 2:
+        return
+    found = [(word.start(), word.end()) for word in words]
+    if sum(is_word(word.translate(_LEET)) for word in sure) >= 2:
+        found = sorted(found + list(_leet_numbers(text)))
+    for start, end in found:
+        yield Edit(start, end, text[start:end].translate(_LEET))
+
+
+def _may_be_leet(word: re.Match[str]) -> bool:
+    """A part of something with hyphens is an identifier, if it is no word."""
+    found, text = word.group(), word.string
+    if len(found) > _LONGEST_LEET or found.isalpha():
+        return False
+    has_hyphen = "-" in (text[word.start() - 1 : word.start()], text[word.end() : word.end() + 1])
+    return not has_hyphen or is_word(found.translate(_LEET))
+
+
+def _is_leet(word: str) -> bool:
+    if not _LEET_INSIDE.search(word):
+        return False
+    return sum(map(str.isalpha, word)) >= 3 or is_word(word.translate(_LEET))
+
+
+def _leet_numbers(text: str) -> Iterator[tuple[int, int]]:
+    for number in _LEET_NUMBER.finditer(text):
+        if number["ending"] or (number["number"] and number.group().translate(_LEET) in _LEET_NUMBERS):
+            yield number.span()
+
+
+# --- a sentence in a list
+
+_ITEM = re.compile(
+    r"^[ \t]*+(?:\(?(?:(?P<number>\d{1,3})|(?P<letter>[A-Za-z]))[.):]|(?P<bullet>[-*+\u2022\u2013]))[ \t]++"
+    r"(?P<words>\S++(?:[ \t]++\S++){0,3}+)[ \t\r]*+$",
+    re.MULTILINE,
+)
+"""An item of one to four words."""
+_LEADS = frozenset(
+    re.findall(
+        "[a-z]+",
+        "a about all always an and any are as at be but by can could do does every for from had has have he i if "
+        "ignore into is just may must my never no not of only or other our previous prior reveal should show so such "
+        "tell than that the their these they this to very was we were when where which who will with would you your",
+    )
+)
+"""Words that want another one after them."""
+_OPENING, _CLOSING = "\"'([\u2018\u201c", "\"')]\u2019\u201d"
+_LINKS = frozenset(["and", "because", "but", "of", "or", "that", "which", "who"])
+"""Words that want another one before them."""
+
+
+def _listed(text: str) -> Iterator[Edit]:
+    """Items that follow each other, where they read on: an ordinary list has a thing an item."""
+    group: list[re.Match[str]] = []
+    for item in _ITEM.finditer(text):
+        if group and not _follows(group[-1], item):
+            yield from _read_on(group)
+            group = []
+        group.append(item)
+    yield from _read_on(group)
+
+
+def _follows(before: re.Match[str], after: re.Match[str]) -> bool:
+    if not before.string[before.end() : after.start()].isspace():
+        return False
+    if before["bullet"] or after["bullet"]:
+        return before["bullet"] == after["bullet"]
+    if before["number"] and after["number"]:
+        return int(after["number"]) == int(before["number"]) + 1
+    return bool(before["letter"] and after["letter"]) and ord(after["letter"]) == ord(before["letter"]) + 1
+
+
+def _read_on(group: list[re.Match[str]]) -> Iterator[Edit]:
+    if not _is_sentence([item["words"] for item in group]):
+        return
+    yield Edit(group[0].start(), group[0].start("words"), "")
+    for before, after in itertools.pairwise(group):
+        yield Edit(before.end("words"), after.start("words"), " ")
+
+
+def _is_sentence(items: list[str]) -> bool:
+    """Whether most items go on where the one before ends, and a word or the only capital says that it has to."""
+    pairs = list(itertools.pairwise(items))
+    going_on = sum(_goes_on(*pair) for pair in pairs)
+    if going_on * 2 < len(pairs) or not any(after[:1].islower() or after.isupper() for _, after in pairs):
+        return False
+    if any(_last(before) in _LEADS or _first(after) in _LINKS for before, after in pairs):
+        return True
+    return items[0][:1].isupper() and going_on == len(pairs)
+
+
+def _goes_on(before: str, after: str) -> bool:
+    """In lower case, with the word I, or in capitals like what it follows; or else as a new sentence."""
+    first = after.lstrip(_OPENING)[:1]
+    if before.rstrip(_CLOSING)[-1:] in (".", "!", "?", ":"):
+        return first.isupper()
+    return first.islower() or _first(after) == "i" or (before.isupper() and after.isupper())
+
+
+def _first(item: str) -> str:
+    return re.split("['\u2019]", item.split()[0].strip(_OPENING))[0].lower()
+
+
+def _last(item: str) -> str:
+    return item.split()[-1].strip(_OPENING + _CLOSING).lower()
 
 
 # --- encodings
@@ -510,5 +662,6 @@ _PASSES: tuple[Callable[[str], Iterator[Edit]], ...] = (
     _encodings,
     _spaced,
     _leet,
+    _listed,
     _turned,
 )
