@@ -66,7 +66,7 @@ def words() -> Tokenizer:
 
 def detector(layers: int, text_tokens: int) -> LayerDetector:
     size = max(256, text_tokens)
-    window = WindowSpec(size=size, stride=size // 2, segment=64, step=32)
+    window = WindowSpec(size=size, stride=size // 2, least=10)
     extractor = Extractor(
         Windower(words(), window), TorchBackend(model(layers), [Block(layers, "mean")]), extractor_id="0" * 64
     )

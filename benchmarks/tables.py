@@ -34,7 +34,8 @@ measure another machine, and to see your own page:
 
 What is compared takes turns in one process, so that whatever else the machine does hits all of it alike. The first
 round warms up and does not count. Figures are medians, and ratios are medians of the ratios of single rounds. Texts are
-English words, and no two are the same. `met` says whether the figure beside it reaches the target.
+English words in sentences of 6 to 24 words, since a detector reads sentence by sentence, and no two are the same; a
+length in tokens counts the special ones. `met` says whether the figure beside it reaches the target.
 """
 
 

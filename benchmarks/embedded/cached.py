@@ -19,7 +19,7 @@ _ARRAYS = ("owner", "contexts", "context_owner")
 
 @dataclass(frozen=True)
 class Cached:
-    """Examples with the features of their segments after each layer, and those of their contexts."""
+    """Examples with the features of their windows after each layer, and those of their contexts."""
 
     examples: list[Example]
     owner: Ints
@@ -36,7 +36,7 @@ class Cached:
         return cls(examples, owner, contexts, context_owner, folder)
 
     def features(self, blocks: Sequence[Block]) -> Floats:
-        """Those of texts: `[segments, width of the blocks]`."""
+        """Those of texts: `[windows, width of the blocks]`."""
         return self._features(blocks, slice(0, len(self.owner)))
 
     def context_features(self, blocks: Sequence[Block]) -> Floats:
@@ -48,4 +48,4 @@ class Cached:
 
     def _features(self, blocks: Sequence[Block], rows: slice) -> Floats:
         files = [np.load(self.folder / name(block), mmap_mode="r") for block in blocks]
-        return np.concatenate([file[rows] for file in files], axis=1)
+        return np.concatenate([file[rows] for file in files], axis=1, dtype=np.float32)

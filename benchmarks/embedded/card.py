@@ -25,9 +25,9 @@ BEGIN, END = "<!-- numbers: python -m benchmarks.embedded.card -->", "<!-- end o
 
 _TEXT = """# The embedded detector
 
-all-MiniLM-L6-v2 (Apache-2.0), cut after layer {layers} of 6; features: {blocks}; windows of {size} tokens every
-{stride}, judged in segments of {segment} tokens every {step}. Heads: {heads}; {kilobytes:.0f} kB together. Detector id
-`{detector_id}`.
+all-MiniLM-L6-v2 (Apache-2.0), cut after layer {layers} of 6; features: {blocks}. A window is a sentence, with as
+many of those that follow as make {least} tokens, read by itself; one of more than {size} tokens is read in several, a
+new one every {stride}. Heads: {heads}; {kilobytes:.0f} kB together. Detector id `{detector_id}`.
 
 **What it is good for.** A cheap first reading of every step. **What it is not.** A sole control: at thresholds that
 stop about 1 in 100 harmless texts it finds the share of attacks that the tables below show, which is small on
@@ -41,8 +41,9 @@ families it has not seen. It reads English; other languages mostly pass. {contex
     python -m benchmarks.embedded.long_texts --data DATA
     python -m benchmarks.embedded.card --data DATA
 
-Up to 500 texts of each set and label. L2-penalised logistic regression over standardised segment features; labels
-count alike, a family counts by the root of its size; of an attacked text its highest segment stands for it (MI-SVM).
+Up to 500 texts of each set and label; `injection` learns from the harmless documents besides, since people paste them
+into prompts and its rule reads tool output. L2-penalised logistic regression over standardised window features; labels
+count alike, a family counts by the root of its size; of an attacked text its highest window stands for it (MI-SVM).
 Features, penalty and aggregation by five-fold cross-validation that leaves whole families out (of features within
 0.005 of the best mean AUC the cheapest: the lowest layer, then the fewest); calibration (Platt) on
 the left-out logits, at a prior of one half. Nothing was chosen on a set that is measured here.
@@ -55,22 +56,23 @@ On left-out families of the fitting data, with the chosen features:
 
 {left_out}
 
-A learned gate (attention over the tokens of a segment, `python -m benchmarks.embedded.gate`, {most} texts of a set and
-label, layer {gate_layer}) against the poolings above: mean AUC over left-out families, and the gain over mean and max
-with its standard error. The gains are of the size of their errors, so no head uses one yet:
+A learned gate (attention over the tokens of a window, `python -m benchmarks.embedded.gate`, {most} texts of a set and
+label, layer {gate_layer}; measured when windows had up to 256 tokens and were judged in parts of 64) against the poolings
+above: mean AUC over left-out families, and the gain over mean and max with its standard error. The gains are of the
+size of their errors, so no head uses one yet:
 
 {gates}
 
-How a text's segments make its score was chosen on made-up documents of 1 to 8,192 segments (harmless segments of a
-left-out family; in attacked ones, the highest segment of one attacked text takes the place of one of them); what many
-segments give by chance is taken off, so that about 1% of the harmless ones are over the bar at any length. Recall less
+How a text's windows make its score was chosen on made-up documents of 1 to 8,192 windows (harmless windows of a
+left-out family; in attacked ones, the highest window of one attacked text takes the place of one of them); what many
+windows give by chance is taken off, so that about 1% of the harmless ones are over the bar at any length. Recall less
 false alarms there, averaged over the lengths, for each way that was tried (LME: log-mean-exp at a temperature;
-attention: the mean weighted by the softmax of the segments' logits over a temperature; top: the mean of the highest
+attention: the mean weighted by the softmax of the windows' logits over a temperature; top: the mean of the highest
 ones, for comparison; top 1 is the bare maximum). Of LME and attention each head takes the better:
 
 {aggregations}
 
-By the number of segments, for the way that was chosen: recall, and false alarms. A sentence of attack is one segment
+By the number of windows, for the way that was chosen: recall, and false alarms. A sentence of attack is one window
 among many: the more there are, the further it has to stand out.
 
 {aggregation}
@@ -101,8 +103,9 @@ Benign texts that reach the `block` threshold, by the number of windows they wer
 {by_length}
 
 Long harmless texts, put together from measured sets, as tool output under the packaged policy: blocked (and flagged).
-There are few of the longest, because they share nothing. Prompts (`arena_hard`) are instructions by nature, and as the
-output of a tool they look like what `indirect_injection` looks for:
+There are few of the longest, because they share nothing. Prompts (`arena_hard`) are instructions by nature, and
+answers to delicate questions (`xstest_response`) speak as an assistant of what it may not do: as the output of a tool
+both look like what the heads look for. Mail, tables, word problems and logs are what tools give:
 
 {long_texts}
 
@@ -193,8 +196,8 @@ def _lengths(name: str, head: dict[str, Any]) -> list[list[str]]:
     )
     way = f"{_WAYS[chosen['method']]} {chosen['parameter']:g}"
     return [
-        [name, way, "recall", *(f"{chosen['recall_by_segments'][str(n)]:.2f}" for n in LENGTHS)],
-        ["", "", "false alarms", *(f"{chosen['false_alarms_by_segments'][str(n)]:.3f}" for n in LENGTHS)],
+        [name, way, "recall", *(f"{chosen['recall_by_windows'][str(n)]:.2f}" for n in LENGTHS)],
+        ["", "", "false alarms", *(f"{chosen['false_alarms_by_windows'][str(n)]:.3f}" for n in LENGTHS)],
     ]
 
 
@@ -220,7 +223,7 @@ def _gates(gate: dict[str, Any], names: list[str]) -> str:
 
 
 def _gain(way: dict[str, Any]) -> float:
-    recall, alarms = (mean(way[what].values()) for what in ("recall_by_segments", "false_alarms_by_segments"))
+    recall, alarms = (mean(way[what].values()) for what in ("recall_by_windows", "false_alarms_by_windows"))
     return float(recall - alarms)
 
 
@@ -304,8 +307,7 @@ def main() -> None:
         blocks=_blocks([block.model_dump() for block in bundle.spec.blocks]),
         size=bundle.spec.window.size,
         stride=bundle.spec.window.stride,
-        segment=bundle.spec.window.segment,
-        step=bundle.spec.window.step,
+        least=bundle.spec.window.least,
         heads=", ".join(f"`{head.name}`" for head in bundle.spec.heads),
         context="Of the system prompt it sees whether the text belongs to it, no more."
         if bundle.spec.pairs

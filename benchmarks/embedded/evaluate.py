@@ -141,7 +141,7 @@ def by_length(scored: Scored, windows: npt.NDArray[np.int64], bar: float) -> lis
     benign = scored.rows.labels == 0
     own, scores = windows[scored.rows.texts][benign], scored.scores["head"][benign]
     report = []
-    for low, high in ((1, 1), (2, 3), (4, 7), (8, 10**9)):
+    for low, high in ((1, 1), (2, 3), (4, 7), (8, 15), (16, 63), (64, 10**9)):
         inside = (own >= low) & (own <= high)
         if inside.sum() >= 50:
             share = float((scores[inside] >= bar).mean())

@@ -22,7 +22,7 @@ from lec_guard.detect.pooling import Pooling
 from lec_guard.detect.windows import WindowSpec
 from lec_guard.train.data import Example, read_examples
 
-WINDOW = WindowSpec(size=256, stride=192, segment=64, step=32)
+WINDOW = WindowSpec(size=64, stride=31, least=10)
 LAYERS = range(2, 6)
 POOLINGS: tuple[Pooling, ...] = ("mean", "max")
 BLOCKS = [Block(layer, pooling) for layer in LAYERS for pooling in POOLINGS]
@@ -44,22 +44,21 @@ def sample(folder: Path, most: int) -> list[Example]:
 
 
 def collect(extractor: Extractor, examples: list[Example], folder: Path) -> None:
-    """Write the features of all segments, of texts and then of contexts.
+    """Write the features of all windows, of texts and then of contexts.
 
-    `examples.jsonl`, `owner.npy` (segment -> example), `contexts.npy` (example -> context, or -1),
-    `context_owner.npy` (segment -> context; these segments follow those of the examples), and a file of features
-    for each block.
+    `examples.jsonl`, `owner.npy` (window -> example), `contexts.npy` (example -> context, or -1),
+    `context_owner.npy` (window -> context; these windows follow those of the examples), and a file of features
+    for each block, in half precision.
     """
     folder.mkdir(parents=True, exist_ok=True)
     contexts = sorted({example.context for example in examples if example.context})
     texts = [*(example.text for example in examples), *contexts]
     windows = [list(extractor.windower.windows(text, as_meant=False)) for text in texts]
-    segments = [sum(len(window.spans) for window in own) for own in windows]
+    counts = [len(own) for own in windows]
     flat = [window for own in windows for window in own]
-    ends = np.cumsum([len(window.spans) for window in flat])
     width = extractor.backend.width // len(BLOCKS)
     files = [
-        np.lib.format.open_memmap(folder / name(block), mode="w+", dtype=np.float32, shape=(int(ends[-1]), width))
+        np.lib.format.open_memmap(folder / name(block), mode="w+", dtype=np.float16, shape=(len(flat), width))
         for block in BLOCKS
     ]
     # Long ones first: the time that is left then falls, and padding stays small within a chunk.
@@ -69,13 +68,12 @@ def collect(extractor: Extractor, examples: list[Example], folder: Path) -> None
     for at in range(0, len(order), _CHUNK):
         chosen = order[at : at + _CHUNK]
         features = extractor.features([flat[i] for i in chosen])
-        rows = np.concatenate([np.arange(ends[i] - len(flat[i].spans), ends[i]) for i in chosen])
         for number, file in enumerate(files):
-            file[rows] = features[:, number * width : (number + 1) * width]
+            file[chosen] = features[:, number * width : (number + 1) * width]
         tokens += sum(len(flat[i].ids) for i in chosen)
         print(f"{tokens:,} of {total:,} tokens, {time.monotonic() - began:.0f} s", flush=True)
-    np.save(folder / "owner.npy", np.repeat(np.arange(len(examples)), segments[: len(examples)]))
-    np.save(folder / "context_owner.npy", np.repeat(np.arange(len(contexts)), segments[len(examples) :]))
+    np.save(folder / "owner.npy", np.repeat(np.arange(len(examples)), counts[: len(examples)]))
+    np.save(folder / "context_owner.npy", np.repeat(np.arange(len(contexts)), counts[len(examples) :]))
     number_of = {context: number for number, context in enumerate(contexts)}
     known = [number_of[example.context] if example.context else -1 for example in examples]
     np.save(folder / "contexts.npy", np.array(known))

@@ -36,7 +36,7 @@ from lec_guard.detect.bundle import (
     write_bundle,
 )
 from lec_guard.detect.extractor import Block, Extractor
-from lec_guard.detect.heads import HeadSpec, HeadStack, LengthOffset
+from lec_guard.detect.heads import HeadSpec, HeadStack, LengthOffset, LengthOffsets
 from lec_guard.train.data import Example
 from lec_guard.train.fit import (
     Columns,
@@ -58,9 +58,13 @@ SWEEP_PENALTY = 0.01
 TEMPERATURES = (0.1, 0.3, 0.5, 1.0, 2.0)  # No higher: whoever pads a text with harmless pages would choose its score.
 LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 DOCUMENTS = 1500
-MOST = {0: 10, 1: 40}
-"""Segments of a benign and of an attacked text to fit on, at most: documents would outweigh time and memory."""
+MOST = {0: 20, 1: 40}
+SWEEP_MOST = {0: 4, 1: 20}
+"""Windows of a benign and of an attacked text to fit on, at most: documents would outweigh all else. Fewer will
+do to rank layers."""
 FPRS = (0.01, 0.05)
+HALVES = (0.005, 0.025)
+"""The same where two rules share them."""
 
 
 @dataclass(frozen=True)
@@ -74,22 +78,23 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Rows:
-    """The texts of one task: positions in the cache, labels, families, and the segments they own."""
+    """The texts of one task: positions in the cache, labels, families, kinds, and the windows they own."""
 
     texts: Ints
     labels: Ints
     families: npt.NDArray[np.str_]
+    kinds: npt.NDArray[np.str_]
     windows: Ints
     owner: Ints
 
     @classmethod
     def of(cls, cached: Cached, task: Task) -> Rows:
         """Pick the rows that say something about a head."""
-        return cls.of_segments(cached.examples, cached.owner, task)
+        return cls.of_windows(cached.examples, cached.owner, task)
 
     @classmethod
-    def of_segments(cls, examples: list[Example], owner: Ints, task: Task) -> Rows:
-        """The same of segments whose examples are known."""
+    def of_windows(cls, examples: list[Example], owner: Ints, task: Task) -> Rows:
+        """The same of windows whose examples are known."""
         rows = cls.of_texts(examples, task)
         position = np.full(len(examples), -1)
         position[rows.texts] = np.arange(len(rows.texts))
@@ -103,47 +108,50 @@ class Rows:
         texts = np.array([i for i, label in enumerate(labels) if label is not None])
         none = np.empty(0, np.int64)
         families = np.array([examples[i].family for i in texts])
-        return cls(texts, np.array([labels[i] for i in texts]), families, none, none)
+        kinds = np.array([examples[i].kind for i in texts])
+        return cls(texts, np.array([labels[i] for i in texts]), families, kinds, none, none)
 
 
 @dataclass(frozen=True)
 class Training:
-    """What to fit on: some segments of a task, and of their texts the labels and weights."""
+    """What to fit on: some windows of a task, and of their texts the labels and weights."""
 
-    segments: npt.NDArray[np.bool_]
+    windows: npt.NDArray[np.bool_]
     owner: Ints
     labels: Ints
     weights: Floats
 
     @classmethod
-    def of(cls, rows: Rows, chosen: npt.NDArray[np.bool_]) -> Training:
-        """Some of the segments of a task, of which the long texts give only a part."""
-        chosen = chosen & sparse(rows)
+    def of(cls, rows: Rows, chosen: npt.NDArray[np.bool_], most: dict[int, int] = MOST) -> Training:
+        """Some of the windows of a task, of which the long texts give only a part."""
+        chosen = chosen & sparse(rows, most)
         kept, position = np.unique(rows.owner[chosen], return_inverse=True)
         return cls(chosen, position, rows.labels[kept], balanced_weights(rows.labels, rows.families)[kept])
 
 
-def fit_rows(features: Floats, rows: Rows, chosen: npt.NDArray[np.bool_], c: float) -> Columns:
-    """Fit one column on some of the segments of a task."""
-    own = Training.of(rows, chosen)
-    return fit_windows(features[own.segments], own.owner, own.labels, own.weights, c=c)
+def fit_rows(
+    features: Floats, rows: Rows, chosen: npt.NDArray[np.bool_], c: float, most: dict[int, int] = MOST
+) -> Columns:
+    """Fit one column on some of the windows of a task."""
+    own = Training.of(rows, chosen, most)
+    return fit_windows(features[own.windows], own.owner, own.labels, own.weights, c=c)
 
 
-def sparse(rows: Rows) -> npt.NDArray[np.bool_]:
-    """Up to `MOST` segments of each text, the same ones on every run: `[segments of the task]`."""
+def sparse(rows: Rows, most: dict[int, int]) -> npt.NDArray[np.bool_]:
+    """Up to so many windows of each text, the same ones on every run: `[windows of the task]`."""
     order = np.lexsort((np.random.default_rng(0).random(len(rows.owner)), rows.owner))
     first = np.searchsorted(rows.owner[order], np.arange(len(rows.texts)))
     rank = np.empty(len(rows.owner), np.int64)
     rank[order] = np.arange(len(rows.owner)) - first[rows.owner[order]]
-    return rank < np.where(rows.labels[rows.owner] == 1, MOST[1], MOST[0])
+    return rank < np.where(rows.labels[rows.owner] == 1, most[1], most[0])
 
 
-def out_of_family(features: Floats, rows: Rows, c: float) -> Floats:
-    """Logits of every segment from a model that has not seen its family: `[segments of the task]`."""
+def out_of_family(features: Floats, rows: Rows, c: float, most: dict[int, int] = MOST) -> Floats:
+    """Logits of every window from a model that has not seen its family: `[windows of the task]`."""
     logits = np.zeros(len(rows.windows), np.float32)
     for held in family_folds(rows.labels, rows.families, FOLDS):
         out = np.isin(rows.owner, held)
-        logits[out] = fit_rows(features, rows, ~out, c).logits(features[out])[:, 0]
+        logits[out] = fit_rows(features, rows, ~out, c, most).logits(features[out])[:, 0]
     return logits
 
 
@@ -180,10 +188,12 @@ def macro_recall(scores: Floats, rows: Rows, rate: float) -> float:
 
 
 def candidates() -> Iterator[tuple[Block, ...]]:
-    """Every layer with mean and max, and one with mean alone."""
+    """Every layer with mean and max, by itself and with the layer below it."""
     for k in LAYERS:
-        yield (Block(k, "mean"), Block(k, "max"))
-    yield (Block(4, "mean"),)
+        own = (Block(k, "mean"), Block(k, "max"))
+        yield own
+        if k - 1 in LAYERS:
+            yield (Block(k - 1, "mean"), Block(k - 1, "max"), *own)
 
 
 def sweep(cached: Cached) -> list[Candidate]:
@@ -202,7 +212,7 @@ def sweep(cached: Cached) -> list[Candidate]:
         heads = {}
         for task in TASKS:
             rows = Rows.of(cached, task)
-            logits = out_of_family(features[rows.windows], rows, SWEEP_PENALTY)
+            logits = out_of_family(features[rows.windows], rows, SWEEP_PENALTY, SWEEP_MOST)
             texts = text_logits(logits, rows.owner, len(rows.texts), 1.0)
             heads[task.head] = float(np.mean(list(family_aucs(texts, rows).values())))
         found.append(Candidate(blocks, float(np.mean(list(heads.values()))), heads))
@@ -230,34 +240,32 @@ def choose(found: Sequence[Candidate]) -> dict[str, tuple[Block, ...]]:
 
 @dataclass(frozen=True)
 class Aggregation:
-    """How segments make a text's logit, and what came of it on documents of many lengths.
+    """How windows make a text's logit, and what came of it on documents of many lengths.
 
-    `log_mean_exp` has a temperature; `top_mean` is the mean of that many highest segments; `attention` is the mean
-    weighted by the softmax of the segments' own logits over a temperature.
+    `log_mean_exp` has a temperature; `top_mean` is the mean of that many highest windows; `attention` is the mean
+    weighted by the softmax of the windows' own logits over a temperature.
     """
 
     method: Literal["log_mean_exp", "top_mean", "attention"]
     parameter: float
     taken_off: dict[int, float]
-    recall_by_segments: dict[int, float]
-    false_alarms_by_segments: dict[int, float]
+    recall_by_windows: dict[int, float]
+    false_alarms_by_windows: dict[int, float]
 
     @property
     def gain(self) -> float:
         """Recall beyond false alarms, over all lengths."""
-        sums = [float(np.mean(list(own.values()))) for own in (self.recall_by_segments, self.false_alarms_by_segments)]
+        sums = [float(np.mean(list(own.values()))) for own in (self.recall_by_windows, self.false_alarms_by_windows)]
         return sums[0] - sums[1]
 
-    def logits(self, segments: Floats) -> Floats:
-        """`[documents, segments]` -> `[documents]`, before what is taken off for their length."""
-        top = segments.max(axis=1, keepdims=True)
+    def logits(self, windows: Floats) -> Floats:
+        """`[documents, windows]` -> `[documents]`, before what is taken off for their length."""
+        documents, n = windows.shape
         if self.method == "top_mean":
-            highest_ones = -np.partition(-segments, min(int(self.parameter), segments.shape[1]) - 1, axis=1)
-            return np.asarray(highest_ones[:, : int(self.parameter)].mean(axis=1), np.float32)
-        shares = np.exp((segments - top) / self.parameter)
-        if self.method == "attention":
-            return np.asarray((shares * segments).sum(axis=1) / shares.sum(axis=1), np.float32)
-        return np.asarray(top[:, 0] + self.parameter * np.log(shares.mean(axis=1)), np.float32)
+            most = min(int(self.parameter), n)
+            return np.asarray(-np.partition(-windows, most - 1, axis=1)[:, :most].mean(axis=1), np.float32)
+        owner = np.repeat(np.arange(documents), n)
+        return text_logits(windows.ravel(), owner, documents, self.parameter, self.method)
 
 
 AGGREGATIONS = [
@@ -271,11 +279,15 @@ AGGREGATIONS = [
 def aggregate(logits: Floats, rows: Rows, way: Aggregation) -> Aggregation:
     """Measure on made-up documents what is to be taken off for length, and on others what comes of it.
 
-    A document is n harmless segments of one family that the model had not seen; an attacked one has one of them
-    replaced by the highest segment of an attacked text. Every family counts alike.
+    A document is n harmless windows of one family that the model had not seen; an attacked one has one of them
+    replaced by the highest window of an attacked text. Every family counts alike. Where a head reads documents,
+    the windows are of documents: nobody writes prompts of thousands of sentences.
     """
-    labels, families = rows.labels[rows.owner], rows.families[rows.owner]
-    pools = [logits[(labels == 0) & (families == f)] for f in np.unique(families[labels == 0])]
+    families = rows.families[rows.owner]
+    harmless = rows.labels[rows.owner] == 0
+    if (rows.kinds == "document").any():
+        harmless &= rows.kinds[rows.owner] == "document"
+    pools = [logits[harmless & (families == f)] for f in np.unique(families[harmless])]
     pools = [pool for pool in pools if len(pool) >= 100]
     witness = highest(logits, rows.owner, len(rows.texts))
     attacks = [witness[(rows.labels == 1) & (rows.families == f)] for f in np.unique(rows.families[rows.labels == 1])]
@@ -293,13 +305,13 @@ def aggregate(logits: Floats, rows: Rows, way: Aggregation) -> Aggregation:
     return replace(
         way,
         taken_off={n: quantiles[n] - quantiles[1] for n in LENGTHS},
-        recall_by_segments=recall,
-        false_alarms_by_segments=alarms,
+        recall_by_windows=recall,
+        false_alarms_by_windows=alarms,
     )
 
 
 def _documents(pools: list[Floats], n: int, *, seed: int) -> Floats:
-    """Logits of made-up harmless documents of n segments: `[documents, n]`."""
+    """Logits of made-up harmless documents of n windows: `[documents, n]`."""
     random = np.random.default_rng([seed, n])
     return np.concatenate([random.choice(pool, (DOCUMENTS // len(pools), n)) for pool in pools])
 
@@ -322,13 +334,12 @@ def fit_head(cached: Cached, blocks: Sequence[Block], task: Task) -> tuple[HeadS
     c = max(PENALTIES, key=quality)
     tried = [aggregate(by_penalty[c], rows, way) for way in AGGREGATIONS]
     best = max((one for one in tried if one.method != "top_mean"), key=lambda one: one.gain)
-    offsets = tuple(LengthOffset(segments=n, logit=taken) for n, taken in best.taken_off.items())
-    spec = HeadSpec(name=task.head, kind="binary", labels=(task.positive,), length_offsets=offsets)
+    offsets = LengthOffsets([LengthOffset(windows=n, logit=taken) for n, taken in best.taken_off.items()])
     lengths = np.bincount(rows.owner, minlength=len(rows.texts))
     if best.method == "top_mean":
         raise AssertionError("no detector aggregates by it")
     texts = text_logits(by_penalty[c], rows.owner, len(rows.texts), best.parameter, best.method)
-    texts = np.asarray(texts - [spec.offset(max(int(n), 1)) for n in lengths], np.float32)
+    texts = np.asarray(texts - [offsets.of(max(int(n), 1)) for n in lengths], np.float32)
     aucs = family_aucs(texts, rows)
     weights = balanced_weights(rows.labels, rows.families)
     slope, offset = platt(texts, rows.labels, weights)
@@ -346,6 +357,7 @@ def fit_head(cached: Cached, blocks: Sequence[Block], task: Task) -> tuple[HeadS
         "mean_left_out_family_auc": float(np.mean(list(aucs.values()))),
         "platt": [slope, offset],
         "thresholds_out_of_family": {str(rate): threshold_at(scores, rows, rate) for rate in FPRS},
+        "thresholds_on_documents": thresholds_on_documents(scores, rows),
         "macro_recall_out_of_family": {str(rate): macro_recall(scores, rows, rate) for rate in FPRS},
     }
     print(task.head, json.dumps(report), flush=True)
@@ -356,9 +368,19 @@ def fit_head(cached: Cached, blocks: Sequence[Block], task: Task) -> tuple[HeadS
         labels=(task.positive, *CATEGORIES) if two_level else (task.positive,),
         aggregation=best.method,
         temperature=best.parameter * slope,
-        length_offsets=tuple(LengthOffset(segments=o.segments, logit=o.logit * slope) for o in offsets),
+        length_offsets=tuple(LengthOffset(windows=n, logit=taken * slope) for n, taken in best.taken_off.items()),
     )
     return spec, _with_categories(cached, features, column, c) if two_level else column, report
+
+
+def thresholds_on_documents(scores: Floats, rows: Rows) -> dict[str, float]:
+    """Where benign documents of left-out families exceed a rate: the bars for third-party text; none without any."""
+    chosen = (rows.kinds == "document") & (rows.labels == 0)
+    if not chosen.any():
+        return {}
+    none = np.empty(0, np.int64)
+    own = Rows(rows.texts[chosen], rows.labels[chosen], rows.families[chosen], rows.kinds[chosen], none, none)
+    return {str(rate): threshold_at(scores[chosen], own, rate) for rate in (*HALVES, *FPRS)}
 
 
 def _with_categories(cached: Cached, features: Floats, first: Columns, c: float) -> Columns:
@@ -370,28 +392,6 @@ def _with_categories(cached: Cached, features: Floats, first: Columns, c: float)
     weights = np.asarray((len(labels) / len(CATEGORIES) / counts)[labels], np.float32)
     second = fit_categories(features[windows], labels, weights, c=c)
     return Columns(np.hstack([first.weight, second.weight]), np.hstack([first.bias, second.bias]))
-
-
-def head_scores(cached: Cached, heads: HeadStack, features: Floats, head: str) -> Floats:
-    """The score of a head's first label for every text of a cache, as the detector gives it: `[texts]`."""
-    logits = heads.logits(features)
-    order = np.argsort(cached.owner, kind="stable")
-    borders = np.searchsorted(cached.owner[order], np.arange(len(cached.examples) + 1))
-    out = np.zeros(len(cached.examples), np.float32)
-    for i in range(len(out)):
-        own = logits[order[borders[i] : borders[i + 1]]]
-        if len(own):
-            out[i] = heads.text_scores(own)[head][0]
-    return out
-
-
-def thresholds_on_documents(cached: Cached, scores: Floats) -> dict[str, float]:
-    """Where a head that never saw documents exceeds a rate on benign ones: its bars for third-party text."""
-    benign = [i for i, e in enumerate(cached.examples) if e.kind == "document" and e.label == "benign"]
-    families = np.array([cached.examples[i].family for i in benign])
-    none = np.empty(0, np.int64)
-    rows = Rows(np.array(benign), np.zeros(len(benign), np.int64), families, none, none)
-    return {str(rate): threshold_at(scores[benign], rows, rate) for rate in (0.005, *FPRS)}
 
 
 def main() -> None:
@@ -410,9 +410,6 @@ def main() -> None:
         spec, column, report[task.head] = fit_head(cached, by_head[task.head], task)
         specs.append(spec)
         columns.append(_among(column, by_head[task.head], blocks))
-    features = cached.features(blocks)
-    overrides = head_scores(cached, _stack(specs, columns), features, "injection")
-    report["injection_on_documents"] = {"thresholds": thresholds_on_documents(cached, overrides)}
     off_policy = fit_off_policy(cached, blocks)
     report["injected"] = injected(cached, blocks)
     report["off_policy"] = describe(off_policy)

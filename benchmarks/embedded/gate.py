@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.embedded.card import table
 from benchmarks.embedded.features import PACKAGE, WINDOW, sample
 from benchmarks.embedded.fit import FOLDS, SWEEP_PENALTY, Rows, Training, family_aucs, fit_rows
 from benchmarks.embedded.tasks import TASKS, Task
@@ -35,13 +36,13 @@ BASELINE = "mean+max"
 
 
 def learned(tokens: TokenStates, own: Training, c: float) -> Floats:
-    """The gate that some of a task's segments give: `[width]`."""
-    return fit_gate(tokens.of(own.segments, own.owner), own.labels, own.weights, c=c)
+    """The gate that some of a task's windows give: `[width]`."""
+    return fit_gate(tokens.of(own.windows, own.owner), own.labels, own.weights, c=c)
 
 
 def compare(tokens: TokenStates, examples: list[Example], task: Task, gate_c: float) -> dict[str, Any]:
     """AUC of each left-out family under each pooling, and what the gates looked at."""
-    rows = Rows.of_segments(examples, tokens.owner, task)
+    rows = Rows.of_windows(examples, tokens.owner, task)
     chosen = np.zeros(len(tokens.owner), np.bool_)
     chosen[rows.windows] = True
     tokens = tokens.of(chosen, rows.owner)
@@ -61,7 +62,7 @@ def compare(tokens: TokenStates, examples: list[Example], task: Task, gate_c: fl
     return {
         "texts": len(rows.texts),
         "positives": int(rows.labels.sum()),
-        "segments": len(rows.owner),
+        "windows": len(rows.owner),
         "folds": held_families,
         "poolings": {name: summary(own, aucs[BASELINE], held_families) for name, own in aucs.items()},
     }
@@ -81,9 +82,9 @@ def summary(aucs: dict[str, float], baseline: dict[str, float], folds: list[list
     }
 
 
-def table(report: dict[str, dict[str, Any]]) -> str:
+def comparison(report: dict[str, dict[str, Any]]) -> str:
     """Mean AUC ± deviation over families (range of the folds' means; gain ± standard error), in Markdown."""
-    lines = ["| pooling | " + " | ".join(report) + " | mean |", "| --- |" + " --- |" * (len(report) + 1)]
+    rows = []
     for name in POOLINGS:
         heads = [head["poolings"][name] for head in report.values()]
         cells = [
@@ -92,9 +93,8 @@ def table(report: dict[str, dict[str, Any]]) -> str:
             f"{one['gain']:+.3f} ± {one['gain_standard_error']:.3f})"
             for one in heads
         ]
-        mean = np.mean([one["mean_auc"] for one in heads])
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {mean:.3f} |")
-    return "\n".join(lines)
+        rows.append([name, *cells, f"{np.mean([one['mean_auc'] for one in heads]):.3f}"])
+    return table(["pooling", *report, "mean"], rows)
 
 
 def main() -> None:
@@ -113,9 +113,9 @@ def main() -> None:
     ]
     texts = [example.text for example in examples]
     tokens = collect_states(packaged_weights(PACKAGE), texts, layer=options.layer, window=WINDOW)
-    print(f"{len(texts)} texts, {len(tokens.states):,} tokens, {len(tokens.owner):,} segments", flush=True)
+    print(f"{len(texts)} texts, {len(tokens.states):,} tokens, {len(tokens.owner):,} windows", flush=True)
     heads = {task.head: compare(tokens, examples, task, options.gate_c) for task in TASKS}
-    print(table(heads))
+    print(comparison(heads))
     settings = {"most": options.most, "layer": options.layer, "penalty_c": SWEEP_PENALTY, "gate_c": options.gate_c}
     options.out.write_text(json.dumps({"settings": settings, "heads": heads}, indent=2) + "\n", encoding="utf-8")
 

@@ -54,7 +54,7 @@ class Pairs:
         contexts: Positions among the contexts.
         labels: 1 where they do not belong together.
         groups: Texts that share a document, or their own context.
-        rows: The texts' segments.
+        rows: The texts' windows.
         owner: The pair of each of them; as `texts` is, but twice where a text has two contexts.
     """
 
@@ -67,7 +67,7 @@ class Pairs:
 
     @classmethod
     def of(cls, cached: Cached, texts: Ints, contexts: Ints, labels: Ints) -> Pairs:
-        """Find the segments and the groups."""
+        """Find the windows and the groups."""
         order = np.argsort(cached.owner, kind="stable")
         borders = np.searchsorted(cached.owner[order], np.arange(len(cached.examples) + 1))
         rows = [order[borders[i] : borders[i + 1]] for i in texts]
@@ -81,7 +81,7 @@ class Pairs:
         )
 
     def scores(self, logits: Floats, temperature: float) -> Floats:
-        """Segments -> pairs."""
+        """Windows -> pairs."""
         return text_logits(logits, self.owner, len(self.texts), temperature)
 
 
@@ -136,7 +136,7 @@ def folds(groups: Ints) -> Ints:
 
 
 def left_out(features: Floats, pairs: Pairs, c: float) -> Floats:
-    """Logits of segments from models that have not seen their group."""
+    """Logits of windows from models that have not seen their group."""
     fold, out = folds(pairs.groups)[pairs.owner], np.zeros(len(pairs.owner), np.float32)
     for number in range(FOLDS):
         out[fold == number] = fit(features, pairs, fold != number, c).logits(features[fold == number])[:, 0]
@@ -144,7 +144,7 @@ def left_out(features: Floats, pairs: Pairs, c: float) -> Floats:
 
 
 def fit(features: Floats, pairs: Pairs, rows: Any, c: float) -> Columns:
-    """Fit one column on some segments; every pair counts alike."""
+    """Fit one column on some windows; every pair counts alike."""
     owner = pairs.owner[rows]
     weights = shares(owner, np.ones(len(pairs.texts), np.float32))
     return fit_binary(features[rows], pairs.labels[owner], weights, c=c)
@@ -266,7 +266,7 @@ def fit_off_policy(cached: Cached, blocks: Sequence[Block]) -> Fitted:
 
 
 def _only(pairs: Pairs, chosen: Any) -> Pairs:
-    """Some of the pairs, without their segments."""
+    """Some of the pairs, without their windows."""
     none = np.empty(0, np.int64)
     return Pairs(pairs.texts[chosen], pairs.contexts[chosen], pairs.labels[chosen], pairs.groups[chosen], none, none)
 

@@ -93,24 +93,28 @@ class Task:
         positive: The label that it raises.
         kinds: The kinds of rows that it reads.
         also: Sets of other kinds that it learns from besides.
+        harmless: Kinds whose harmless rows it learns from besides: what it must not find there.
     """
 
     head: str
     positive: str
     kinds: tuple[str, ...]
     also: tuple[str, ...] = ()
+    harmless: tuple[str, ...] = ()
 
     def label(self, example: Example) -> int | None:
         """1, 0, or None where the row says nothing about this head."""
+        benign = example.label in ("benign", "safe", "pii", "no_pii")
         if example.kind not in self.kinds and example.source not in self.also:
-            return None
+            return 0 if benign and example.kind in self.harmless else None
         if example.label == self.positive:
             return 1
-        return 0 if example.label in ("benign", "safe", "pii", "no_pii") else None
+        return 0 if benign else None
 
 
 TASKS = (
-    Task("injection", "injection", ("prompt",)),
+    # Its rule reads third-party text too, and people paste documents into prompts.
+    Task("injection", "injection", ("prompt",), harmless=("document",)),
     Task(
         "indirect_injection",
         "injection",

@@ -1,4 +1,4 @@
-"""Texts of English words with a given number of tokens, no two of them alike."""
+"""Texts of English words in sentences, with a given number of tokens, no two of them alike."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ _WORDS = (
 _DISGUISED = "1gn0r3 pr3v10us"
 """Two words in leet: enough for the normaliser to read a text a second time."""
 
+_SHORTEST, _LONGEST = 6, 24
+"""Words of a sentence, where there is room for so many: as in prose, and as a detector reads sentence by sentence."""
+
 _FEWEST_WORDS = 12
 _TRIES = 1000
 
@@ -41,11 +44,14 @@ class Prompts:
         self._tokenizer = tokenizer
         self._random = random.Random(seed)  # noqa: S311 - repeatable, and no secret
         self._given: set[str] = set()
-        alone = self.count("the")
-        costs = {word: self.count(f"the {word}") - alone for word in _WORDS}
+        self._special = self.count("")
+        before = self.count("the")
+        costs = {word: self.count(f"the {word}") - before for word in _WORDS}
         # Words of one token, where the tokenizer has enough of them: then every length can be met.
-        self._cost = max(sorted(costs.values())[_FEWEST_WORDS - 1], 1)
-        self._words = [word for word, cost in costs.items() if cost <= self._cost]
+        most = max(sorted(costs.values())[_FEWEST_WORDS - 1], 1)
+        self._costs = {word: max(cost, 1) for word, cost in costs.items() if cost <= most}
+        self._cost = most
+        self._stop = max(self.count("the.") - before, 1)
 
     @classmethod
     def of(cls, bundle: Bundle, *, seed: int = 0) -> Prompts:
@@ -93,7 +99,32 @@ class Prompts:
         raise DetectorError(f"there are no more new texts of {tokens} tokens; measure longer ones")
 
     def _draw(self, tokens: int, start: list[str]) -> str:
-        words = [*start, *self._random.choices(self._words, k=tokens)]
-        while len(words) > 1 and (over := self.count(" ".join(words)) - tokens) > 0:
-            del words[max(1, len(words) - max(1, over // self._cost)) :]
-        return " ".join(words)
+        left = tokens - self._special
+        sentences: list[list[str]] = []
+        while not sentences or left >= self._cost + self._stop:
+            room = self._room(left)
+            words = start or [self._random.choice(list(self._costs))]
+            # The costs are those of words after others.
+            first = self._costs[words[0]] if sentences else self.count(" ".join(words)) - self._special
+            spent, start = first + self._stop, []
+            while fitting := [word for word, cost in self._costs.items() if cost <= room - spent]:
+                words.append(self._random.choice(fitting))
+                spent += self._costs[words[-1]]
+            sentences.append(words)
+            left -= spent  # What a sentence leaves over is the next one's.
+        while self.count(text := _prose(sentences)) > tokens and (len(sentences) > 1 or len(sentences[0]) > 1):
+            sentences[-1].pop()
+            if not sentences[-1]:
+                sentences.pop()
+        return text
+
+    def _room(self, left: int) -> int:
+        """Tokens for the next sentence, so that none that follows is too short."""
+        shortest, longest = (self._cost * words + self._stop for words in (_SHORTEST, _LONGEST))
+        if left <= longest:
+            return left
+        return self._random.randint(shortest, min(longest, left - shortest))
+
+
+def _prose(sentences: list[list[str]]) -> str:
+    return " ".join(f"{' '.join(words)}." for words in sentences)

@@ -130,7 +130,7 @@ class Latency(_Part):
     Attributes:
         backend: What the detector runs on; "auto" is the object that `backend="auto"` gives.
         tokens: Tokens of the text, with the special ones.
-        windows: How many windows it was read in.
+        windows: How many windows one such text was read in.
         time: How long.
     """
 
@@ -148,7 +148,7 @@ class Throughput(_Part):
         texts: How many texts.
         per_call: Texts in a call.
         tokens: Tokens of all texts, with the special ones.
-        read_tokens: Tokens that the model read: more, because windows overlap.
+        read_tokens: Tokens that the model read: more, because each window has special ones.
         padding: Share of padding in what went through the model.
         passes: Forward passes.
         score: Time for all texts.

@@ -102,8 +102,7 @@ class Windows(_Part):
 
     size: Annotated[int, Field(gt=0)]
     stride: Annotated[int, Field(gt=0)]
-    segment: Annotated[int, Field(gt=0)]
-    step: Annotated[int, Field(gt=0)]
+    least: Annotated[int, Field(gt=0)]
 
 
 class FeatureBlock(_Part):

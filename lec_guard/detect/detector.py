@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from lec_guard.detect.bundle import EMBEDDED, Bundle, MeetingPairs, OnnxBase, PrefixPairs, read_bundle
 from lec_guard.detect.extractor import Extractor
 from lec_guard.detect.heads import Aggregate, HeadStack, Highest, Matrix
-from lec_guard.detect.pairs import Context, Meeting, PairHeads, PairReader, UnreadContextError
+from lec_guard.detect.pairs import (
+    CONTEXT_BYTES,
+    Context,
+    ContextCache,
+    Meeting,
+    PairHeads,
+    PairReader,
+    UnreadContextError,
+)
 from lec_guard.detect.windows import Window
 from lec_guard.errors import BundleError
 from lec_guard.step import Scores, Span, Step
@@ -29,7 +36,7 @@ READING = "reading"
 UNKNOWN_TOKENS = "unknown_tokens"
 """Its label: the share of a text's tokens that stand for something unknown."""
 
-_POOL = 256
+_POOL = 1024
 """Windows, of however many texts, that wait for the model together: it bounds memory."""
 
 _CONTEXTS = 16
@@ -104,6 +111,7 @@ class LayerDetector:
         *,
         backend: BackendName | None = None,
         budget: int | None = TOKEN_BUDGET,
+        context_bytes: int = CONTEXT_BYTES,
     ) -> LayerDetector:
         """Load a bundle and the base weights it names; nothing is ever downloaded.
 
@@ -113,6 +121,7 @@ class LayerDetector:
                 measures the installed ones once and takes the fastest whose scores hold their tolerance.
                 None: `torch-fp32`, or for an exported bundle what it was exported for.
             budget: Tokens of one text beyond which it is not read; None reads any length.
+            context_bytes: How much of the contexts that were read to keep, for all keys together.
 
         Returns:
             A detector that is ready to score.
@@ -120,7 +129,9 @@ class LayerDetector:
         Raises:
             BundleError: If bundle or weights are missing, altered, or not made for each other.
             DetectorError: If the base model can't be cut.
+            ValueError: If `context_bytes` is below 1.
         """
+        cache = ContextCache[Any](context_bytes)
         bundle = read_bundle(EMBEDDED if source is None else Path(source))
         spec = bundle.spec
         if isinstance(spec.base, OnnxBase):
@@ -129,7 +140,7 @@ class LayerDetector:
             exported = Extractor.load_onnx(
                 bundle.base_folder(), spec.base, window=bundle.window, extractor_id=spec.extractor_id
             )
-            return cls._of(exported, bundle, budget)
+            return cls._of(exported, bundle, budget, cache)
         if backend == "auto":
             # Imported here, because it needs what only some backends need.
             from lec_guard.detect.auto import fastest
@@ -138,7 +149,8 @@ class LayerDetector:
         if backend == "onnx-fp32" or backend == "onnx-int8":
             from lec_guard.detect.export import cached_export
 
-            return cls.load(cached_export(bundle, "int8" if backend == "onnx-int8" else "fp32"), budget=budget)
+            exported_to = cached_export(bundle, "int8" if backend == "onnx-int8" else "fp32")
+            return cls.load(exported_to, budget=budget, context_bytes=context_bytes)
         extractor = Extractor.load(
             bundle.base_folder(),
             blocks=bundle.blocks,
@@ -151,14 +163,14 @@ class LayerDetector:
                 f"{bundle.folder}: the heads were fitted on extractor {spec.extractor_id[:16]}…, but these weights, "
                 f"layers, pooling and windows make {extractor.extractor_id[:16]}…; fit the heads again"
             )
-        return cls._of(extractor, bundle, budget)
+        return cls._of(extractor, bundle, budget, cache)
 
     @classmethod
-    def _of(cls, extractor: Extractor, bundle: Bundle, budget: int | None) -> LayerDetector:
+    def _of(cls, extractor: Extractor, bundle: Bundle, budget: int | None, cache: ContextCache[Any]) -> LayerDetector:
         spec, heads = bundle.spec.pairs, bundle.learned.pair_heads
         pairs = None
         if spec is not None and heads is not None:
-            pairs = PairHeads(_pair_reader(extractor, spec, budget), heads)
+            pairs = PairHeads(_pair_reader(extractor, spec, budget), heads, cache)
         return cls(extractor, bundle.learned.heads, bundle.detector_id, budget=budget, pairs=pairs)
 
     @property
@@ -234,32 +246,32 @@ class LayerDetector:
     def _read(self, pool: list[tuple[_Text, Window]], contexts: Mapping[_About, Context | str]) -> None:
         if not pool:
             return
-        windows = [window for _, window in pool]
-        ends = np.cumsum([len(window.spans) for window in windows]).tolist()
-        rows = [slice(end - len(window.spans), end) for window, end in zip(windows, ends, strict=True)]
-        alone = [at for at, (text, _) in enumerate(pool) if text.alone is not None]
-        features = np.zeros((ends[-1], self._extractor.backend.width), np.float32)
-        if alone:
-            features[_concat(rows, alone)] = self._extractor.features([windows[at] for at in alone])
-        logits = self._heads.logits(features)
-        for at, (text, window) in enumerate(pool):
-            text.count(window)
-            if text.alone is not None:
-                text.alone.add(window, logits[rows[at]])
-        together: dict[_About, list[int]] = {}
+        # Windows of a text together, because collecting them costs as much for many as for one.
+        rows: dict[_Text, list[int]] = {}
         for at, (text, _) in enumerate(pool):
-            for about in text.paired:
-                together.setdefault(about, []).append(at)
-        for about, some in together.items():
+            rows.setdefault(text, []).append(at)
+        windows = [window for _, window in pool]
+        alone = [at for text, own in rows.items() if text.alone is not None for at in own]
+        features = np.zeros((len(pool), self._extractor.backend.width), np.float32)
+        if alone:
+            features[alone] = self._extractor.features([windows[at] for at in alone])
+        logits = self._heads.logits(features)
+        for text, own in rows.items():
+            text.count([windows[at] for at in own])
+            if text.alone is not None:
+                text.alone.add([windows[at] for at in own], logits[own])
+        for about in dict.fromkeys(about for text in rows for about in text.paired):
             context = contexts[about]
             if self._pairs is None or isinstance(context, str):
                 continue
-            own = self._pairs.reader.features([windows[at] for at in some], features[_concat(rows, some)], context)
-            paired, done = self._pairs.heads.logits(own), 0
-            for at in some:
-                text, window = pool[at]
-                text.paired[about].add(window, paired[done : done + len(window.spans)])
-                done += len(window.spans)
+            texts = [text for text in rows if about in text.paired]
+            some = [at for text in texts for at in rows[text]]
+            together = self._pairs.reader.features([windows[at] for at in some], features[some], context)
+            logits = self._pairs.heads.logits(together)
+            for text in texts:
+                own = rows[text]
+                text.paired[about].add([windows[at] for at in own], logits[: len(own)])
+                logits = logits[len(own) :]
 
     def _scores(self, pair: _Pair, text: _Text, context: Context | str | None) -> Scores:
         by_head: dict[str, dict[str, float]] = {}
@@ -335,10 +347,6 @@ def _groups(pairs: Iterable[_Pair]) -> Iterator[list[_Pair]]:
         yield group
 
 
-def _concat(rows: Sequence[slice], chosen: Iterable[int]) -> npt.NDArray[np.int64]:
-    return np.concatenate([np.arange(rows[at].start, rows[at].stop) for at in chosen])
-
-
 class _Text:
     """What is known of a text so far; its size does not grow with the text."""
 
@@ -348,12 +356,12 @@ class _Text:
         self.alone: _Reading | None = None
         self.paired: dict[_About, _Reading] = {}
 
-    def count(self, window: Window) -> None:
-        self.windows += 1
-        if not window.as_meant:
-            self._as_it_is += 1
-            self._unknown += window.unknown
-            self._tokens += len(window.ids)
+    def count(self, windows: Sequence[Window]) -> None:
+        self.windows += len(windows)
+        as_it_is = [window for window in windows if not window.as_meant]
+        self._as_it_is += len(as_it_is)
+        self._unknown += sum(window.unknown for window in as_it_is)
+        self._tokens += sum(len(window.ids) for window in as_it_is)
 
     def unknown_share(self, special: int) -> float:
         tokens = self._tokens - special * self._as_it_is
@@ -367,10 +375,12 @@ class _Reading:
         self._heads = heads
         self._views: dict[bool, Aggregate] = {}
 
-    def add(self, window: Window, logits: Matrix) -> None:
-        if window.as_meant not in self._views:
-            self._views[window.as_meant] = self._heads.aggregate()
-        self._views[window.as_meant].add(logits, window.spans)
+    def add(self, windows: Sequence[Window], logits: Matrix) -> None:
+        """Add windows and their logits, `[windows, columns]`."""
+        for as_meant in dict.fromkeys(window.as_meant for window in windows):
+            own = [at for at, window in enumerate(windows) if window.as_meant == as_meant]
+            view = self._views.setdefault(as_meant, self._heads.aggregate())
+            view.add(logits[own], [windows[at].span for at in own])
 
     def scores(self) -> dict[str, dict[str, float]]:
         """Of both views, the one that the head finds worse."""
@@ -381,7 +391,7 @@ class _Reading:
         }
 
     def spans(self) -> Iterator[Span]:
-        """Each head's highest segment."""
+        """Each head's highest window."""
         best: dict[str, Highest] = {}
         for view in self._views.values():
             for top in view.highest():

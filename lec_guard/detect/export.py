@@ -50,9 +50,9 @@ class _Pooled(torch.nn.Module):
         self._layers = {block.layer for block in blocks}
         self._pooled = BlockPooling(blocks, gates)
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
-        """`[batch, tokens]` twice and `[segments, tokens]` -> `[batch, segments, width]`."""
-        pooled: torch.Tensor = self._pooled(self._model.states(ids, mask, self._layers), mask, segments)
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`[batch, tokens]` twice -> `[batch, width]`."""
+        pooled: torch.Tensor = self._pooled(self._model.states(ids, mask, self._layers), mask)
         return pooled
 
 
@@ -86,17 +86,15 @@ def export(bundle: Bundle, folder: Path, dtype: OnnxDtype) -> None:
     # Exporters specialise dimensions of 0 and 1, so the sample has neither.
     ids = torch.ones((2, 8), dtype=torch.long)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
-    segments = torch.arange(3)[:, None] * 2 + torch.arange(4)
-    shape = {0: torch.export.Dim("segments"), 1: torch.export.Dim("segment_tokens")}
     # The exporters talk of their own matters; the quantizer does so on the root logger.
     with quiet("torch.onnx", "root"):
         torch.onnx.export(
             graph,
-            (ids, torch.ones_like(ids), segments),
+            (ids, torch.ones_like(ids)),
             str(folder / MODEL),
-            input_names=["ids", "mask", "segments"],
+            input_names=["ids", "mask"],
             output_names=["features"],
-            dynamic_shapes=(sizes, sizes, shape),
+            dynamic_shapes=(sizes, sizes),
             dynamo=True,
             external_data=False,
             verbose=False,
@@ -179,11 +177,11 @@ def _probed(bundle: Bundle, extractor: Extractor, windows: Sequence[Window]) -> 
     """What each head says of the windows, alone and with a context where features of the two meet."""
     features = extractor.features(windows)
     heads, pair_heads, pairs = bundle.learned.heads, bundle.learned.pair_heads, bundle.spec.pairs
-    yield from heads.segment_scores(heads.logits(features)).values()
+    yield from heads.window_scores(heads.logits(features)).values()
     if pair_heads is not None and isinstance(pairs, MeetingPairs):
         meeting = Meeting(extractor, pairs.parts, budget=None)
         met = meeting.features(windows, features, meeting.read(PROBES[0]))
-        yield from pair_heads.segment_scores(pair_heads.logits(met)).values()
+        yield from pair_heads.window_scores(pair_heads.logits(met)).values()
 
 
 def _check(bundle: Bundle, reference: Extractor, folder: Path, dtype: OnnxDtype, width: int, pad_id: int) -> None:

@@ -1,4 +1,4 @@
-"""Windows in, one feature vector a segment out: a tokenizer, a cut model on some backend, and poolings."""
+"""Windows in, one feature vector each out: a tokenizer, a cut model on some backend, and poolings."""
 
 from __future__ import annotations
 
@@ -54,17 +54,15 @@ class Backend(Protocol):
     pad_id: int
     """Token id to pad with."""
 
-    def features(self, ids: Tokens, mask: Tokens, segments: Tokens) -> Features:
+    def features(self, ids: Tokens, mask: Tokens) -> Features:
         """Features of one batch, padded on the right.
 
         Args:
             ids: Token ids, `[batch, tokens]`.
             mask: 1 for a token, 0 for padding, `[batch, tokens]`.
-            segments: The tokens of each segment of the longest row, `[segments, tokens]`; numbers beyond a row
-                count as padding.
 
         Returns:
-            `[batch, segments, width]`; those of segments without tokens mean nothing.
+            `[batch, width]`.
         """
         ...
 
@@ -126,7 +124,7 @@ class Extractor:
             return extractor
         try:
             # Some architectures read fewer positions than their config says.
-            extractor.features([window_of(window.size, window, token=model.pad_id + 1)])
+            extractor.features([window_of(window.size, model.pad_id + 1)])
         except (RuntimeError, IndexError) as error:
             raise BundleError(f"{path}: the model can't read windows of {window.size} tokens: {error}") from error
         return extractor
@@ -153,57 +151,47 @@ class Extractor:
         return cls(Windower.from_json(_read(folder / "tokenizer.json"), window), backend, extractor_id)
 
     def features(self, windows: Sequence[Window]) -> Features:
-        """The feature vectors of windows' segments, whatever texts they belong to.
+        """The feature vectors of windows, whatever texts they belong to.
 
         Args:
             windows: The windows.
 
         Returns:
-            `[segments of all windows, width]`, window after window.
+            `[windows, width]`.
         """
-
-        def read(_rows: list[int], ids: Tokens, mask: Tokens) -> Features:
-            return self.backend.features(ids, mask, self._segments(ids.shape[1]))
-
-        return self.batched([window.ids for window in windows], [len(window.spans) for window in windows], read)
+        return self.batched([window.ids for window in windows], self.backend.features)
 
     def batched(
-        self,
-        tokens: Sequence[Sequence[int]],
-        segments: Sequence[int],
-        read: Callable[[list[int], Tokens, Tokens], Features],
-        *,
-        before: int = 0,
+        self, tokens: Sequence[Sequence[int]], read: Callable[[Tokens, Tokens], Features], *, before: int = 0
     ) -> Features:
         """Read rows of tokens in batches of similar length.
 
         Args:
             tokens: Token ids of each row.
-            segments: How many segments each row has.
-            read: Which rows these are, ids, and mask, `[batch, tokens]` -> `[batch, segments, width]`, as
-                `Backend.features`.
+            read: Ids and mask, `[batch, tokens]` -> `[batch, width]`, as `Backend.features`.
             before: Tokens that stand before each row, and take memory too.
 
         Returns:
-            `[segments of all rows, width]`, row after row.
+            `[rows, width]`.
         """
-        ends = np.cumsum(segments, dtype=np.int64)
-        out = np.empty((int(ends[-1]) if len(ends) else 0, self.backend.width), dtype=np.float32)
-        for rows, ids, mask in _batches(tokens, self.backend.pad_id, before):
-            for row, own in zip(rows, read(rows, ids, mask), strict=True):
-                out[ends[row] - segments[row] : ends[row]] = own[: segments[row]]
+        out = np.empty((len(tokens), self.backend.width), dtype=np.float32)
+        for rows, ids, mask in batches(tokens, self.backend.pad_id, before=before):
+            out[rows] = read(ids, mask)
         return out
 
-    def _segments(self, tokens: int) -> Tokens:
-        """The tokens of each segment of a row, `[segments, tokens]`; the last may go beyond the row."""
-        starts = [start for start, _ in self.windower.spec.segments(tokens)]
-        return np.asarray(starts)[:, None] + np.arange(min(self.windower.spec.segment, tokens))
 
+def batches(
+    tokens: Sequence[Sequence[int]], pad_id: int, *, before: int = 0
+) -> Iterator[tuple[list[int], Tokens, Tokens]]:
+    """Batches of rows of similar length, padded on the right: there every architecture counts positions by itself.
 
-def _batches(tokens: Sequence[Sequence[int]], pad_id: int, before: int) -> Iterator[tuple[list[int], Tokens, Tokens]]:
-    """Rows, ids and mask of batches of similar length, padded on the right.
+    Args:
+        tokens: Token ids of each row.
+        pad_id: Token id to pad with.
+        before: Tokens that stand before each row, and take memory too.
 
-    On the right because then every architecture counts positions by itself.
+    Yields:
+        Which rows, their ids, and their mask, `[batch, tokens]`.
     """
     order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
     while order:
@@ -233,18 +221,17 @@ def _read(path: Path) -> bytes:
         ) from None
 
 
-def window_of(tokens: int, spec: WindowSpec, token: int = 5) -> Window:
+def window_of(tokens: int, token: int = 5) -> Window:
     """A window that says nothing, to try a model on.
 
     Args:
         tokens: How many tokens.
-        spec: How texts are cut.
         token: The token that it repeats.
 
     Returns:
         The window.
     """
-    return Window([token] * tokens, [(0, 1)] * len(spec.segments(tokens)), 0, as_meant=False)
+    return Window([token] * tokens, (0, 1), 0, as_meant=False)
 
 
 def _check_gates(blocks: Sequence[Block], gates: Features | None, width: int) -> None:

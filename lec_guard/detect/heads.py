@@ -26,13 +26,13 @@ class LengthOffset(BaseModel):
     """A point of what a text has subtracted for its length: linear in the logarithm in between, constant beyond.
 
     Attributes:
-        segments: Of a text with so many segments …
+        windows: Of a text with so many windows …
         logit: … this is subtracted from its logit.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    segments: Annotated[int, Field(gt=0)]
+    windows: Annotated[int, Field(gt=0)]
     logit: Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -45,12 +45,12 @@ class HeadSpec(BaseModel):
             and one before them for "none of these". `two_level`: one column for the first label, then
             one a category; a category's probability is its share, given the first label, times that one.
         labels: The labels that the head can raise, in the order of the columns.
-        aggregation: How a text's segments make its logit, at a temperature t. `log_mean_exp`:
+        aggregation: How a text's windows make its logit, at a temperature t. `log_mean_exp`:
             `t * log(mean(exp(logit / t)))`. `attention`: their mean, weighted by `softmax(logit / t)`. Both lie
             between their highest (t near 0) and their mean (t large).
         temperature: t.
-        length_offsets: What a text has subtracted from its logit for what many segments give by chance, so that
-            false alarms are as frequent as for one segment; none subtracts nothing.
+        length_offsets: What a text has subtracted from its logit for what many windows give by chance, so that
+            false alarms are as frequent as for one window; none subtracts nothing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,29 +70,39 @@ class HeadSpec(BaseModel):
             raise ValueError("a binary head has one label")
         if self.kind == "two_level" and len(self.labels) < 3:
             raise ValueError("a two-level head has a first label and at least two categories")
-        points = [point.segments for point in self.length_offsets]
+        points = [point.windows for point in self.length_offsets]
         if points != sorted(set(points)):
-            raise ValueError("length offsets must be in the order of their segments, each once")
+            raise ValueError("length offsets must be in the order of their windows, each once")
         return self
-
-    def offset(self, segments: int) -> float:
-        """What a text has subtracted from its logit.
-
-        Args:
-            segments: How many segments it has.
-
-        Returns:
-            A difference of log odds.
-        """
-        if not self.length_offsets:
-            return 0.0
-        points = [math.log(point.segments) for point in self.length_offsets]
-        return float(np.interp(math.log(segments), points, [point.logit for point in self.length_offsets]))
 
     @property
     def columns(self) -> int:
         """How many columns of the matrix belong to the head."""
         return len(self.labels) + (self.kind == "multiclass")
+
+
+class LengthOffsets:
+    """What texts have subtracted from their logits for their length.
+
+    Args:
+        points: As a head's spec has them; none subtracts nothing.
+    """
+
+    def __init__(self, points: Sequence[LengthOffset]) -> None:
+        points = points or (LengthOffset(windows=1, logit=0.0),)
+        self._lengths = [math.log(point.windows) for point in points]
+        self._logits = [point.logit for point in points]
+
+    def of(self, windows: int) -> float:
+        """What a text has subtracted from its logit.
+
+        Args:
+            windows: How many windows it has, at least one.
+
+        Returns:
+            A difference of log odds.
+        """
+        return float(np.interp(math.log(windows), self._lengths, self._logits))
 
 
 class HeadStack:
@@ -121,6 +131,7 @@ class HeadStack:
             raise BundleError("the heads hold numbers that are not finite")
         ends = np.cumsum([spec.columns for spec in specs])
         self._slices = [slice(end - spec.columns, end) for spec, end in zip(specs, ends, strict=True)]
+        self._offsets = [LengthOffsets(spec.length_offsets) for spec in specs]
 
     @property
     def labels(self) -> dict[str, tuple[str, ...]]:
@@ -131,21 +142,21 @@ class HeadStack:
         """The one matrix product.
 
         Args:
-            features: `[segments, features]`.
+            features: `[windows, features]`.
 
         Returns:
-            `[segments, columns]`.
+            `[windows, columns]`.
         """
         return features @ self.weight + self.bias
 
-    def segment_scores(self, logits: Matrix) -> dict[str, Matrix]:
-        """Probabilities of each segment by itself.
+    def window_scores(self, logits: Matrix) -> dict[str, Matrix]:
+        """Probabilities of each window by itself.
 
         Args:
-            logits: `[segments, columns]`.
+            logits: `[windows, columns]`.
 
         Returns:
-            Head name -> `[segments, labels]`.
+            Head name -> `[windows, labels]`.
         """
         return {
             spec.name: _probabilities(spec, logits[:, columns])
@@ -153,10 +164,10 @@ class HeadStack:
         }
 
     def text_scores(self, logits: Matrix) -> dict[str, Matrix]:
-        """Probabilities of the text that the segments make up; see `Aggregate`.
+        """Probabilities of the text that the windows make up; see `Aggregate`.
 
         Args:
-            logits: `[segments, columns]`, at least one segment.
+            logits: `[windows, columns]`, at least one window.
 
         Returns:
             Head name -> `[labels]`.
@@ -166,41 +177,43 @@ class HeadStack:
         return text.scores()
 
     def aggregate(self) -> Aggregate:
-        """What collects the segments of one text.
+        """What collects the windows of one text.
 
         Returns:
             An empty one.
         """
-        return Aggregate(self.specs, self._slices)
+        return Aggregate(self.specs, self._slices, self._offsets)
 
 
 class Aggregate:
-    """The segments of a text so far. Its size does not grow with them. Not to be shared between threads.
+    """The windows of a text so far. Its size does not grow with them. Not to be shared between threads.
 
-    How sure a head is that a segment holds something is aggregated over the segments as its spec says; its other
-    columns are averaged with the weights that the segments have in that.
+    How sure a head is that a window holds something is aggregated over the windows as its spec says; its other
+    columns are averaged with the weights that the windows have in that.
 
     Args:
         specs: The heads.
         columns: The columns of each.
+        offsets: What each subtracts for length.
     """
 
-    def __init__(self, specs: Sequence[HeadSpec], columns: Sequence[slice]) -> None:
+    def __init__(self, specs: Sequence[HeadSpec], columns: Sequence[slice], offsets: Sequence[LengthOffsets]) -> None:
         self._specs = specs
         self._columns = columns
+        self._offsets = offsets
         self._heads = [_Running() for _ in specs]
-        self.segments = 0
+        self.windows = 0
 
     def add(self, logits: Matrix, marks: Sequence[Any]) -> None:
-        """Add segments.
+        """Add windows.
 
         Args:
-            logits: `[segments, columns]`.
-            marks: What each segment is to the caller; `highest` gives one back.
+            logits: `[windows, columns]`.
+            marks: What each window is to the caller; `highest` gives one back.
         """
         if not len(logits):
             return
-        self.segments += len(logits)
+        self.windows += len(logits)
         wide = logits.astype(np.float64)
         for spec, columns, head in zip(self._specs, self._columns, self._heads, strict=True):
             own = wide[:, columns]
@@ -220,18 +233,18 @@ class Aggregate:
             head.weighted = head.weighted + shares @ own
 
     def scores(self) -> dict[str, Matrix]:
-        """Probabilities of the text; at least one segment must have been added.
+        """Probabilities of the text; at least one window must have been added.
 
         Returns:
             Head name -> `[labels]`.
         """
         scores = {}
-        for spec, head in zip(self._specs, self._heads, strict=True):
+        for spec, offsets, head in zip(self._specs, self._offsets, self._heads, strict=True):
             if spec.aggregation == "attention":
                 total = head.alarm / head.total
             else:
-                total = head.top + spec.temperature * np.log(head.total / self.segments)
-            total -= spec.offset(self.segments)
+                total = head.top + spec.temperature * np.log(head.total / self.windows)
+            total -= offsets.of(self.windows)
             mean = head.weighted / head.total
             # What the average lacks to the aggregate goes to the columns that raise the alarm.
             if spec.kind == "multiclass":
@@ -242,7 +255,7 @@ class Aggregate:
         return scores
 
     def highest(self) -> Iterator[Highest]:
-        """Each head's highest segment; at least one segment must have been added.
+        """Each head's highest window; at least one window must have been added.
 
         Yields:
             One a head, in order.
@@ -255,13 +268,13 @@ class Aggregate:
 
 @dataclass(frozen=True, slots=True)
 class Highest:
-    """The segment of which a head is surest.
+    """The window of which a head is surest.
 
     Attributes:
         head: The head.
         label: Its likeliest label there.
-        score: That label's probability for this segment alone.
-        mark: What the segment is to the caller.
+        score: That label's probability for this window alone.
+        mark: What the window is to the caller.
     """
 
     head: str
@@ -272,7 +285,7 @@ class Highest:
 
 @dataclass(slots=True)
 class _Running:
-    """A head's sums over the segments so far; shares are relative to the highest alarm."""
+    """A head's sums over the windows so far; shares are relative to the highest alarm."""
 
     top: float = -math.inf
     total: float = 0.0
@@ -283,7 +296,7 @@ class _Running:
 
 
 def _alarm(spec: HeadSpec, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """How sure a head is that a segment holds something: `[segments, columns]` -> `[segments]`."""
+    """How sure a head is that a window holds something: `[windows, columns]` -> `[windows]`."""
     if spec.kind == "multiclass":
         return np.asarray(logits[:, 1:].max(axis=1) - logits[:, 0])
     return logits[:, 0]

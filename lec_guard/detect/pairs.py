@@ -20,13 +20,13 @@ Part = Literal["text", "context", "product", "difference"]
 and the absolute difference, number by number (Conneau et al. 2017, "Supervised Learning of Universal Sentence
 Representations", section 3)."""
 
-CACHE_BYTES = 64 * 2**20
+CONTEXT_BYTES = 64 * 2**20
 """Bytes of contexts that a detector keeps by default."""
 
 KEY_SHARE = 8
 """One key, that is one tenant, keeps this fraction of them at most."""
 
-_AT_ONCE = 64
+_AT_ONCE = 1024
 """Windows of a context that are read together: it bounds memory."""
 
 
@@ -69,11 +69,11 @@ class PairReader(Protocol[Kept]):
 
         Args:
             windows: The windows.
-            features: Those of their segments alone, `[segments, width]`; empty where they are not needed.
+            features: Those of the windows alone, `[windows, width]`; they mean nothing where they are not needed.
             context: What `read` gave.
 
         Returns:
-            `[segments, width of a pair]`.
+            `[windows, width of a pair]`.
         """
         ...
 
@@ -116,19 +116,18 @@ class Meeting:
         self.width = extractor.backend.width * len(self._parts)
 
     def read(self, context: str) -> Features:
-        """The mean over the context's segments: `[width]`; see `PairReader.read`."""
+        """The mean over the context's windows: `[width]`; see `PairReader.read`."""
         windower = self._extractor.windower
         check_length(windower, context, self._budget, "the budget of a step")
         total = np.zeros(self._extractor.backend.width)
-        segments = 0
+        count = 0
         windows = windower.windows(context, as_meant=False)
         while some := list(islice(windows, _AT_ONCE)):
-            features = self._extractor.features(some)
-            total += features.sum(axis=0)
-            segments += len(features)
-        if not segments:
+            total += self._extractor.features(some).sum(axis=0)
+            count += len(some)
+        if not count:
             raise UnreadContextError("the context has characters but no token that the model can read")
-        return np.asarray(total / segments, np.float32)
+        return np.asarray(total / count, np.float32)
 
     def features(self, windows: Sequence[Window], features: Features, context: Features) -> Features:  # noqa: ARG002
         """See `PairReader.features`."""
@@ -141,12 +140,13 @@ class PairHeads(Generic[Kept]):
     Args:
         reader: Reads the pairs.
         heads: Turn their features into scores.
+        cache: What keeps the contexts; None makes one of the default size.
     """
 
-    def __init__(self, reader: PairReader[Kept], heads: HeadStack) -> None:
+    def __init__(self, reader: PairReader[Kept], heads: HeadStack, cache: ContextCache[Kept] | None = None) -> None:
         self.reader = reader
         self.heads = heads
-        self._cache = ContextCache[Kept]()
+        self._cache = ContextCache[Kept]() if cache is None else cache
 
     def context(self, context: str, key: Hashable) -> Kept:
         """Read a context, or find it where the same key had it before.
@@ -202,9 +202,14 @@ class ContextCache(Generic[Kept]):
 
     Args:
         most: Bytes of all contexts.
+
+    Raises:
+        ValueError: If it is below 1.
     """
 
-    def __init__(self, most: int = CACHE_BYTES) -> None:
+    def __init__(self, most: int = CONTEXT_BYTES) -> None:
+        if most < 1:
+            raise ValueError(f"contexts can't be kept in {most} bytes: give 1 or more")
         self._most = most
         self._lock = threading.Lock()
         # In both, the one used last is at the end.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
-
-import numpy as np
 
 from lec_guard.detect.bundle import TORCH_ONLY
 from lec_guard.detect.extractor import Backend, Extractor, Features, Tokens
@@ -110,18 +109,16 @@ class PrefixBackend(Backend, Protocol):
         """
         ...
 
-    def features(self, ids: Tokens, mask: Tokens, segments: Tokens, prefix: Prefix | None = None) -> Features:
+    def features(self, ids: Tokens, mask: Tokens, prefix: Prefix | None = None) -> Features:
         """Features of one batch, padded on the right.
 
         Args:
             ids: Token ids, `[batch, tokens]`.
             mask: 1 for a token, 0 for padding, `[batch, tokens]`.
-            segments: The tokens of each segment, `[segments, tokens]`, or `[batch, segments, tokens]` where rows
-                differ; numbers beyond a row count as padding.
-            prefix: What stands before each row; no segment has tokens of it.
+            prefix: What stands before each row; its tokens are not pooled.
 
         Returns:
-            `[batch, segments, width]`; those of segments without tokens mean nothing.
+            `[batch, width]`.
         """
         ...
 
@@ -177,25 +174,8 @@ class PrefixPairs:
         return self._backend.prefix([*self._before, *windower.ids(context), *self._between])
 
     def features(self, windows: Sequence[Window], features: Features, context: Prefix) -> Features:  # noqa: ARG002
-        """See `PairReader.features`; what stands after the text belongs to a window's last segment."""
+        """See `PairReader.features`; pooled are the text's tokens and those that stand after it."""
         windower = self._extractor.windower
         tokens = [[*windower.text_ids(window), *self._after] for window in windows]
-        # The segments of the window as it was cut, so that there are as many and each has the tokens of its span.
-        segments = [windower.text_segments(len(window.ids)) for window in windows]
-        for own, row in zip(segments, tokens, strict=True):
-            own[-1] = (own[-1][0], len(row))
-
-        def read(rows: list[int], ids: Tokens, mask: Tokens) -> Features:
-            return self._backend.features(ids, mask, _numbers([segments[row] for row in rows], ids.shape[1]), context)
-
-        return self._extractor.batched(tokens, [len(own) for own in segments], read, before=context.tokens)
-
-
-def _numbers(segments: Sequence[Sequence[tuple[int, int]]], tokens: int) -> Tokens:
-    """The tokens of each row's segments, `[rows, segments, tokens]`; what is none lies beyond the row."""
-    borders = np.full((len(segments), max(map(len, segments)), 2), tokens, dtype=np.int64)
-    for row, own in enumerate(segments):
-        borders[row, : len(own)] = own
-    starts, ends = borders[..., :1], borders[..., 1:]
-    numbers = starts + np.arange((ends - starts).max())
-    return np.where(numbers < ends, numbers, tokens)
+        read = partial(self._backend.features, prefix=context)
+        return self._extractor.batched(tokens, read, before=context.tokens)

@@ -1,4 +1,7 @@
-"""Text -> overlapping windows of tokens, each with the characters it covers.
+"""Text -> windows of whole sentences, each with the characters it covers.
+
+A model reads a window without its neighbours, so that one sentence in a long text is judged as it would be alone: in
+a window of many sentences its tokens would attend to theirs, and be pooled with them.
 
 A text is read whole, however long it is, block by block, so that memory does not grow with it; nothing is cut off
 in silence. It is read as it is and, where that differs, as it is meant (`lec_guard.detect.normalise`). What ends
@@ -30,6 +33,13 @@ token of each byte, and of each mark that it sets where a word begins."""
 _MOST_PARTS = 4
 """Characters that canonical decomposition (NFD) makes of one, at most."""
 
+_SENTENCE_END = re.compile(
+    r"""[.!?\u2026;]['"\u2019\u201d)\]]*(?=\s|\Z)  # A mark, what it may close, and white space.
+    |[\u3002\uff01\uff1f]                          # Full-width marks need none.
+    |(?>\r\n|[\n\r\u2028\u2029])(?![ \t]*[a-z])    # A new line, unless wrapped prose goes on in lower case.
+    """,
+    re.VERBOSE,
+)
 _WITHOUT_SPACE = re.compile(r"\S+")
 _TO_LAST_SEAM = re.compile(r".*\W", re.DOTALL)
 
@@ -39,30 +49,15 @@ class WindowSpec:
     """How a text is cut.
 
     Attributes:
-        size: Tokens in a window, with the tokenizer's special tokens: what the model reads at once.
-        stride: Tokens from the start of a window to the start of the next one.
-        segment: Tokens in a segment: what is pooled into one feature vector, and so judged by itself. A sentence
-            in a long window is not drowned by its neighbours, and the model reads no token more for it.
-        step: Tokens from the start of a segment to the start of the next one in its window.
+        size: Tokens in a window at most, with the tokenizer's special tokens: what the model reads at once.
+        stride: Where a sentence is longer than a window, tokens from the start of one of its windows to the next.
+        least: Tokens of text in a window at least, where the text has as many: a word or two alone say little. A
+            sentence that is shorter is read with those that follow; one that is not is always read alone, too.
     """
 
     size: int
     stride: int
-    segment: int
-    step: int
-
-    def segments(self, tokens: int) -> list[tuple[int, int]]:
-        """The segments of a window.
-
-        Args:
-            tokens: Tokens in the window, with the special ones; at least one.
-
-        Returns:
-            First token and one past the last, of each. The last one ends with the window, and has more tokens than
-            two neighbours share: a short tail alone says little.
-        """
-        starts = range(0, max(tokens - self.segment + self.step, 1), self.step)
-        return [(start, min(start + self.segment, tokens)) for start in starts]
+    least: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +66,51 @@ class Window:
 
     Attributes:
         ids: Token ids with the special tokens around them.
-        spans: First character of the text and one past the last, of each segment.
+        span: First character of the text and one past the last.
         unknown: How many of the tokens stand for something the tokenizer does not know.
         as_meant: Whether the tokens are those of the text as it is meant, not as it is.
     """
 
     ids: list[int]
-    spans: list[tuple[int, int]]
+    span: tuple[int, int]
     unknown: int
     as_meant: bool
 
 
 @dataclass(slots=True)
 class _Run:
-    """Tokens of a stretch of text that did not go into a window yet."""
+    """Tokens of a stretch of text: ids, characters, and how many tokens lie before each end of a sentence."""
 
     ids: list[int] = field(default_factory=list)
     spans: list[tuple[int, int]] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+
+    def add(self, run: _Run) -> None:
+        """Take what follows."""
+        # Where no token lies between two ends they are one, and many of them take no memory.
+        ends = (end + len(self.ids) for end in run.ends)
+        self.ends += [end for end in ends if not self.ends or end > self.ends[-1]]
+        self.ids += run.ids
+        self.spans += run.spans
+
+    def without(self, tokens: int) -> _Run:
+        """The same without the first tokens."""
+        ends = [end - tokens for end in self.ends if end > tokens]
+        return _Run(self.ids[tokens:], self.spans[tokens:], ends)
+
+    def close(self) -> None:
+        """Nothing follows: the end of the text ends a sentence."""
+        self.add(_Run(ends=[0]))
+
+    def end_before(self, border: int | None) -> int | None:
+        """The last end of a sentence before one, or the last of all."""
+        at = len(self.ends) if border is None else bisect.bisect_left(self.ends, border)
+        return self.ends[at - 1] if at else None
+
+    def end_after(self, tokens: int) -> int | None:
+        """The first end of a sentence with so many tokens before it, or more."""
+        at = bisect.bisect_left(self.ends, tokens)
+        return self.ends[at] if at < len(self.ends) else None
 
 
 class Windower:
@@ -95,7 +118,7 @@ class Windower:
 
     Args:
         tokenizer: A fast tokenizer. Its own truncation and padding are switched off.
-        spec: Size and stride of the windows.
+        spec: How texts are cut.
         unknown_id: The token for what the tokenizer does not know, if it has one.
         longest_word: Characters beyond which the tokenizer takes a word for unknown, if it does that.
 
@@ -103,7 +126,7 @@ class Windower:
         special: How many tokens of each window belong to no text.
 
     Raises:
-        DetectorError: If size and stride leave a gap or no room for text, or the tokenizer can't read.
+        DetectorError: If windows leave a gap or no room for text, or the tokenizer can't read.
     """
 
     def __init__(
@@ -126,10 +149,10 @@ class Windower:
                 f"windows of {spec.size} tokens hold {self._room} tokens of text: "
                 f"the stride must lie in 1..{self._room}, not be {spec.stride}"
             )
-        if not 0 < spec.step <= spec.segment <= spec.size:
+        if not 0 < spec.least <= self._room:
             raise DetectorError(
-                f"segments of {spec.segment} tokens, {spec.step} apart, do not cover windows of {spec.size}: "
-                "it must be 0 < step <= segment <= size"
+                f"windows of {spec.size} tokens hold {self._room} tokens of text: "
+                f"their least must lie in 1..{self._room}, not be {spec.least}"
             )
         self._tokenizer = tokenizer
         self._unknown_id = unknown_id
@@ -142,14 +165,14 @@ class Windower:
 
         Args:
             content: The file's bytes.
-            spec: Size and stride of the windows.
+            spec: How texts are cut.
 
         Returns:
             A windower that knows what the tokenizer can't see.
 
         Raises:
             BundleError: If the bytes are no tokenizer.
-            DetectorError: If size and stride don't fit it.
+            DetectorError: If the windows don't fit it.
         """
         try:
             tokenizer = Tokenizer.from_str(content.decode())
@@ -216,20 +239,6 @@ class Windower:
         """
         return window.ids[len(self._prefix) : len(window.ids) - len(self._suffix)]
 
-    def text_segments(self, tokens: int) -> list[tuple[int, int]]:
-        """The segments of a window, without the special tokens; as many as `WindowSpec.segments` gives.
-
-        Args:
-            tokens: Tokens in the window, with the special ones.
-
-        Returns:
-            First token and one past the last, of each, counted from the first token of the text. A segment of
-            special tokens alone gets a token of its neighbour.
-        """
-        first, last = len(self._prefix), tokens - self.special
-        starts = [(min(max(start - first, 0), last - 1), end - first) for start, end in self.spec.segments(tokens)]
-        return [(start, max(min(end, last), start + 1)) for start, end in starts]
-
     def windows(self, text: str, *, as_meant: bool = True) -> Iterator[Window]:
         """All windows of a text: first those of the text as it is, block after block, then those as it is meant.
 
@@ -263,6 +272,9 @@ class Windower:
             encoding = self._tokenizer.encode(piece, add_special_tokens=False)
             run.ids += encoding.ids
             run.spans += [(start + at + offset, end + at + offset) for start, end in encoding.offsets]
+        starts = [start for start, _ in run.spans]
+        ends = (bisect.bisect_left(starts, end.end() + at) for end in _SENTENCE_END.finditer(block))
+        run.ends = list(dict.fromkeys(ends))
         return run
 
     def _pieces(self, block: str) -> Iterator[tuple[int, str]]:
@@ -281,34 +293,40 @@ class Windower:
         yield at, block[at:]
 
     def _cut(self, runs: Iterable[_Run], *, as_meant: bool) -> Iterator[Window]:
-        held, at = _Run(), 0
-        for run in runs:
-            held.ids += run.ids
-            held.spans += run.spans
-            while at + self._room < len(held.ids):
-                yield self._window(held, at, as_meant)
-                at += self.spec.stride
-            # The last window ends with the text and is as full as the others: a short tail alone says little.
-            done = max(min(at, len(held.ids) - self._room), 0)
-            held, at = _Run(held.ids[done:], held.spans[done:]), at - done
-        if held.ids:
-            yield self._window(held, max(len(held.ids) - self._room, 0), as_meant)
+        held, at, done = _Run(), 0, 0  # The next window starts at `at`; the tokens before `done` stood in one.
+        for run in itertools.chain(runs, [None]):
+            if run is None:
+                held.close()
+            else:
+                held.add(run)
+            while True:
+                border = held.end_after(at + self.spec.least)
+                if border is None and len(held.ids) - at <= self._room:
+                    break
+                done = at + self._room if border is None else min(border, at + self._room)
+                yield self._window(held, at, done, as_meant)
+                at = self._next(held, at, border)
+            before = max(at - self.spec.least, 0)
+            held, at, done = held.without(before), at - before, done - before
+        if done < len(held.ids):
+            # What is left over is short, and is read with what stood before it.
+            yield self._window(held, max(len(held.ids) - self.spec.least, 0), len(held.ids), as_meant)
 
-    def _window(self, run: _Run, start: int, as_meant: bool) -> Window:
-        ids, spans = run.ids[start : start + self._room], run.spans[start : start + self._room]
-        tokens = [*self._prefix, *ids, *self._suffix]
-        return Window(
-            tokens,
-            [_characters(spans[start:end]) for start, end in self.text_segments(len(tokens))],
-            0 if self._unknown_id is None else ids.count(self._unknown_id),
-            as_meant,
-        )
+    def _next(self, held: _Run, at: int, border: int | None) -> int:
+        """Where the next window starts, after the one from `at` to `border` or to where it is full."""
+        short = held.end_before(border)
+        fits = border is not None and border - at <= self._room
+        if short is None or short <= at:
+            return border if border is not None and fits else at + self.spec.stride
+        # The last sentence was read with short ones before it. Those must not hide it: it is read alone too.
+        return border if border is not None and fits and border - short < self.spec.least else short
 
-
-def _characters(spans: list[tuple[int, int]]) -> tuple[int, int]:
-    """The characters of a segment's tokens."""
-    # Not the ends of the list: a text as it is meant may have another order.
-    return min(start for start, _ in spans), max(end for _, end in spans)
+    def _window(self, run: _Run, start: int, end: int, as_meant: bool) -> Window:
+        ids, spans = run.ids[start:end], run.spans[start:end]
+        # Not the ends of the list: a text as it is meant may have another order.
+        span = min(first for first, _ in spans), max(last for _, last in spans)
+        unknown = 0 if self._unknown_id is None else ids.count(self._unknown_id)
+        return Window([*self._prefix, *ids, *self._suffix], span, unknown, as_meant)
 
 
 def _reach(text: str, start: int, end: int, longest: int) -> int:

@@ -1,9 +1,9 @@
 """Learns the query of a gated pooling, together with the regression that reads what it pools.
 
-Attention with one learned query over the tokens of a segment: Ilse et al. 2018, "Attention-based Deep Multiple
+Attention with one learned query over the tokens of a window: Ilse et al. 2018, "Attention-based Deep Multiple
 Instance Learning" (section 2.4), there without the hidden layer; probes of language models call it an attention
 probe. It starts at the mean, where every token counts alike, and at the regression that the means give. As in
-`lec_guard.train.fit`, an attacked text's highest segment stands for it; which one that is changes as the query does.
+`lec_guard.train.fit`, an attacked text's highest window stands for it; which one that is changes as the query does.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.preprocessing import StandardScaler
 
-from lec_guard.detect.extractor import Block, Extractor, Tokens
+from lec_guard.detect.backends.torch import TorchBackend
+from lec_guard.detect.extractor import Block, Extractor, batches
 from lec_guard.detect.pooling import Pooling, pool
 from lec_guard.detect.windows import WindowSpec
 from lec_guard.train.fit import Floats, Ints, shares, standing
 
 _BATCH_TOKENS = 8192
-"""Tokens of segments whose states are copied at once."""
+"""Tokens of windows whose states are copied at once."""
 
 _STEPS = 40
 """Steps of a round at most; a round ends sooner where the loss no longer falls."""
@@ -31,15 +33,15 @@ _STEPS = 40
 
 @dataclass(frozen=True, slots=True)
 class TokenStates:
-    """The states of texts' tokens, which the segments of a window share.
+    """The states of the tokens of texts' windows.
 
     Attributes:
         states: `[tokens, width]`.
-        spans: The first token of each segment and one past its last, `[segments, 2]`.
-        owner: The text of each segment, `[segments]`.
+        spans: The first token of each window and one past its last, `[windows, 2]`.
+        owner: The text of each window, `[windows]`.
 
     Raises:
-        ValueError: If shapes don't fit, or a segment has no token or tokens that are not there.
+        ValueError: If shapes don't fit, or a window has no token or tokens that are not there.
     """
 
     states: Floats
@@ -50,48 +52,45 @@ class TokenStates:
         if self.states.ndim != 2 or self.spans.shape != (len(self.owner), 2):
             raise ValueError(
                 f"states {self.states.shape}, spans {self.spans.shape} and owner {self.owner.shape} don't fit: "
-                "give [tokens, width], [segments, 2] and [segments]"
+                "give [tokens, width], [windows, 2] and [windows]"
             )
         starts, ends = self.spans.T
         if (starts < 0).any() or (starts >= ends).any() or (ends > len(self.states)).any():
             raise ValueError(
-                f"a segment has no token, or tokens beyond the {len(self.states)} there are: "
+                f"a window has no token, or tokens beyond the {len(self.states)} there are: "
                 "give each its first token and one past its last"
             )
 
     def of(self, chosen: npt.NDArray[np.bool_], owner: Ints | None = None) -> TokenStates:
-        """Some of the segments, over the same states.
+        """Some of the windows, over the same states.
 
         Args:
-            chosen: Which, `[segments]`.
-            owner: The text of each, where texts are counted anew, `[chosen segments]`.
+            chosen: Which, `[windows]`.
+            owner: The text of each, where texts are counted anew, `[chosen windows]`.
 
         Returns:
-            Those segments.
+            Those windows.
         """
         return TokenStates(self.states, self.spans[chosen], self.owner[chosen] if owner is None else owner)
 
     def pooled(self, kind: Pooling, gate: Floats | None = None) -> Floats:
-        """Pool each segment as a detector does.
+        """Pool each window as a detector does.
 
         Args:
-            kind: Any pooling but `first`, which needs the whole window.
+            kind: How.
             gate: The query of `gated`, `[width]`.
 
         Returns:
-            `[segments, width]`.
+            `[windows, width]`.
         """
-        if kind == "first":
-            raise ValueError("segments alone don't know the first token of their window; pool by another kind")
         out = np.empty((len(self.spans), self.states.shape[1]), np.float32)
         query = None if gate is None else torch.from_numpy(gate)
         for rows, at, mask in self._batches():
-            hidden, every = torch.from_numpy(self.states[at]), torch.arange(at.shape[1]).unsqueeze(0)
-            out[rows] = pool(hidden, torch.from_numpy(mask), every, kind, query)[:, 0].numpy()
+            out[rows] = pool(torch.from_numpy(self.states[at]), torch.from_numpy(mask), kind, query).numpy()
         return out
 
     def _batches(self) -> Iterator[tuple[slice, Ints, npt.NDArray[np.bool_]]]:
-        """Segments, their tokens, and which of these are no padding, `[batch, tokens]`."""
+        """Windows, their tokens, and which of these are no padding, `[batch, tokens]`."""
         longest = int((self.spans[:, 1] - self.spans[:, 0]).max(initial=1))
         size = max(_BATCH_TOKENS // longest, 1)
         for start in range(0, len(self.spans), size):
@@ -114,29 +113,23 @@ def collect_states(
         as_meant: Whether to read them as they are meant too.
 
     Returns:
-        The states of the windows' tokens, special ones among them, and the segments that a detector pools.
+        The states of the windows' tokens, special ones among them.
 
     Raises:
         BundleError: As `Extractor.load` does.
         DetectorError: Likewise.
     """
-    # Of a segment of one token, the last token's state is its state.
-    extractor = Extractor.load(path, blocks=[Block(layer, "last")], window=window)
+    extractor = Extractor.load(path, blocks=[Block(layer, "mean")], window=window)
+    backend = cast("TorchBackend", extractor.backend)
     windows = [list(extractor.windower.windows(text, as_meant=as_meant)) for text in texts]
     ids = [one.ids for own in windows for one in own]
-
-    def read(_rows: list[int], batch: Tokens, mask: Tokens) -> Floats:
-        return extractor.backend.features(batch, mask, np.arange(batch.shape[1])[:, None])
-
-    lengths = [len(tokens) for tokens in ids]
-    starts = np.cumsum([0, *lengths])
-    segments = [window.segments(length) for length in lengths]
-    spans = [(at + first, at + end) for at, own in zip(starts, segments, strict=False) for first, end in own]
-    return TokenStates(
-        extractor.batched(ids, lengths, read),
-        np.array(spans, np.int64).reshape(-1, 2),
-        np.repeat(np.arange(len(texts)), [sum(len(one.spans) for one in own) for own in windows]),
-    )
+    borders = np.cumsum([0, *map(len, ids)])
+    states = np.empty((borders[-1], backend.width), np.float32)
+    for rows, batch, mask in batches(ids, backend.pad_id):
+        for row, own in zip(rows, backend.states(batch, mask), strict=True):
+            states[borders[row] : borders[row + 1]] = own[: len(ids[row])]
+    owner = np.repeat(np.arange(len(texts)), [len(own) for own in windows])
+    return TokenStates(states, np.stack([borders[:-1], borders[1:]], axis=1), owner)
 
 
 def fit_gate(tokens: TokenStates, labels: Ints, weights: Floats, *, c: float, rounds: int = 2) -> Floats:
@@ -146,21 +139,21 @@ def fit_gate(tokens: TokenStates, labels: Ints, weights: Floats, *, c: float, ro
     and a few numbers a token.
 
     Args:
-        tokens: The states of the texts' tokens, and the segments to pool.
+        tokens: The states of the texts' tokens, and the windows to pool.
         labels: 0 or 1 for each text, `[texts]`.
         weights: Weight of each text, `[texts]`; see `lec_guard.train.fit.balanced_weights`.
         c: Inverse strength of the L2 penalty on query and regression, over standardised states.
-        rounds: How often the highest segments of attacked texts are picked.
+        rounds: How often the highest windows of attacked texts are picked.
 
     Returns:
         The query over raw states, `[width]`: a row of `Learned.gates`.
 
     Raises:
-        ValueError: If there are no segments, labels or weights don't fit, or the texts with segments have one label.
+        ValueError: If there are no windows, labels or weights don't fit, or the texts with windows have one label.
     """
     owner = tokens.owner
     if not len(owner):
-        raise ValueError("no segment to learn a gate from: give texts that hold tokens")
+        raise ValueError("no window to learn a gate from: give texts that hold tokens")
     if labels.shape != weights.shape or len(labels) <= owner.max():
         raise ValueError(
             f"labels {labels.shape} and weights {weights.shape} for texts 0..{owner.max()}: give one of each a text"
@@ -183,7 +176,7 @@ def fit_gate(tokens: TokenStates, labels: Ints, weights: Floats, *, c: float, ro
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Segments over tokens that occur once: `at` and `mask` are `[segments, longest]`."""
+    """Windows over tokens that occur once: `at` and `mask` are `[windows, longest]`."""
 
     rows: slice
     tokens: Ints
@@ -195,7 +188,7 @@ class _Attention:
     """Query and regression over standardised states.
 
     A regression on a weighted mean is the weighted mean of the regression on tokens, so two numbers a token are all
-    that an evaluation needs; no segment is pooled.
+    that an evaluation needs; no window is pooled.
     """
 
     def __init__(self, scaler: StandardScaler) -> None:
@@ -206,7 +199,7 @@ class _Attention:
         self._bias = torch.zeros(1, requires_grad=True)
 
     def fit(self, tokens: TokenStates, labels: Ints, weights: Floats, c: float, *, mean: bool = False) -> None:
-        """Minimise the penalised log loss of segments whose labels, `[segments]`, are known.
+        """Minimise the penalised log loss of windows whose labels, `[windows]`, are known.
 
         With `mean`, the query stays as it is.
         """
@@ -218,14 +211,14 @@ class _Attention:
         # As a mean over texts, so that the tolerances do not depend on their number.
         own = torch.from_numpy(weights / weights.sum())
         strength = 1 / (2 * c * float(weights.sum()))
-        batches = self._batches(tokens)
+        every = self._batches(tokens)
 
         def loss() -> float:
             optimiser.zero_grad()
             penalty = strength * (self.query.square().sum() + self._weight.square().sum())
             penalty.backward()  # type: ignore[no-untyped-call]
             total = penalty.item()
-            for batch in batches:
+            for batch in every:
                 part = own[batch.rows] @ torch.nn.functional.softplus(
                     signs[batch.rows] * self._logits(tokens.states, batch)
                 )
@@ -236,7 +229,7 @@ class _Attention:
         optimiser.step(loss)  # type: ignore[no-untyped-call]
 
     def logits(self, tokens: TokenStates) -> Floats:
-        """`[segments]`."""
+        """`[windows]`."""
         with torch.no_grad():
             own = [self._logits(tokens.states, batch).numpy() for batch in self._batches(tokens)]
         return np.concatenate(own)

@@ -42,30 +42,18 @@ def exported(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder, bundle = tmp_path_factory.mktemp("exported"), read_bundle(tiny)
     width = len(bundle.learned.heads.weight)
-    inputs = {"ids": ["batch", "tokens"], "mask": ["batch", "tokens"], "segments": ["segments", "segment_tokens"]}
-    constants = {
-        "zero": np.zeros((1, 1), dtype=np.float32),
-        "one": np.ones((1, 1), dtype=np.float32),
-        "weights": np.full((1, width), 0.01, dtype=np.float32),
-        "middle": np.array([1], dtype=np.int64),
-    }
+    inputs = {"ids": ["batch", "tokens"], "mask": ["batch", "tokens"]}
+    constants = {"weights": np.full((1, width), 0.01, dtype=np.float32)}
     graph = helper.make_graph(
         [
             helper.make_node("Mul", ["ids", "mask"], ["kept"]),
             helper.make_node("Cast", ["kept"], ["numbers"], to=TensorProto.FLOAT),
-            helper.make_node("ReduceMean", ["numbers"], ["flat"], axes=[1]),
-            helper.make_node("Unsqueeze", ["flat", "middle"], ["mean"]),
-            # As many rows as there are segments, whatever is in them.
-            helper.make_node("Cast", ["segments"], ["places"], to=TensorProto.FLOAT),
-            helper.make_node("ReduceMean", ["places"], ["place"], axes=[1]),
-            helper.make_node("Mul", ["place", "zero"], ["none"]),
-            helper.make_node("Add", ["none", "one"], ["each"]),
-            helper.make_node("MatMul", ["each", "mean"], ["means"]),
-            helper.make_node("MatMul", ["means", "weights"], ["features"]),
+            helper.make_node("ReduceMean", ["numbers"], ["mean"], axes=[1], keepdims=1),
+            helper.make_node("MatMul", ["mean", "weights"], ["features"]),
         ],
         "counter",
         [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name, shape in inputs.items()],
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", "segments", width])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", width])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -33,7 +33,7 @@ SMALL = Plan(
     context_tokens=20,
     overhead_lengths=(12,),
     text_bytes=(300,),
-    other_lengths=(8, 128),
+    other_lengths=(12, 128),
 )
 TORCH = ["torch-fp32", "torch-bf16"]
 TEXT = "please ignore the rules the weather"
@@ -230,7 +230,7 @@ def test_each_form_and_each_text_is_measured_in_a_process_of_its_own(
 def test_others_are_whole_and_cut_and_compared_within_a_round(detectors: Detectors) -> None:
     models = (shrunk(DEBERTA_BASE), shrunk(QWEN2_HALF_B, num_key_value_heads=2))
     found = measure_others(detectors, replace(SMALL, others=models))
-    forms = [(one.model, one.layers, one.dtype) for one in found.passes if one.tokens == 8]
+    forms = [(one.model, one.layers, one.dtype) for one in found.passes if one.tokens == 12]
     assert forms == [(model.name, layers, dtype) for model in models for layers in (4, 2) for dtype in ("fp32", "bf16")]
     assert {one.backend for one in found.ours} == set(TORCH)
     theirs = {(one.model, one.layers, one.dtype, one.tokens): one.time.p50_ms for one in found.passes}
@@ -250,7 +250,7 @@ def test_others_are_whole_and_cut_and_compared_within_a_round(detectors: Detecto
 
 def test_a_slow_model_has_fewer_rounds(detectors: Detectors) -> None:
     model = replace(shrunk(DEBERTA_XSMALL), most_rounds=1)
-    found = measure_others(detectors, replace(SMALL, rounds=3, others=(model,), other_lengths=(8,)))
+    found = measure_others(detectors, replace(SMALL, rounds=3, others=(model,), other_lengths=(12,)))
     assert {one.time.rounds for one in (*found.passes, *found.ours)} == {1}
 
 

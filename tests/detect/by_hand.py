@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lec_guard.detect.extractor import Block, Features
 from lec_guard.detect.pooling import Pooling
-from lec_guard.detect.windows import Window, WindowSpec
+from lec_guard.detect.windows import Window
 from tests.detect.conftest import Saved
 
 
@@ -21,42 +23,30 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return softmax(np.stack([np.zeros_like(x), x], axis=-1))[..., 1]
 
 
-def pooled(states: np.ndarray, segment: tuple[int, int], kind: Pooling, gate: np.ndarray | None = None) -> np.ndarray:
-    """A segment of a window's states, `[tokens, width]`, where nothing is padding."""
-    own = states[slice(*segment)]
+def pooled(states: np.ndarray, kind: Pooling, gate: np.ndarray | None = None) -> np.ndarray:
+    """States of a window, `[tokens, width]`, where nothing is padding."""
     match kind:
         case "mean":
-            return own.mean(axis=0)
+            return states.mean(axis=0)
         case "max":
-            return own.max(axis=0)
+            return states.max(axis=0)
         case "first":
             return states[0]
         case "last":
-            return own[-1]
+            return states[-1]
         case "gated":
             assert gate is not None
-            return softmax(own @ gate) @ own
+            return softmax(states @ gate) @ states
+
+
+def side_by_side(states: list[np.ndarray], blocks: Sequence[Block], gates: np.ndarray | None = None) -> np.ndarray:
+    """Each block's pooling of its layer's states."""
+    gate_of = {block: None if gates is None or block.gate is None else gates[block.gate] for block in blocks}
+    return np.concatenate([pooled(states[block.layer], block.pooling, gate_of[block]) for block in blocks])
 
 
 def features(
-    model: Saved, windows: list[Window], blocks: tuple[Block, ...], spec: WindowSpec, gates: np.ndarray | None = None
+    model: Saved, windows: list[Window], blocks: tuple[Block, ...], gates: np.ndarray | None = None
 ) -> Features:
     """Pooled hidden states of the whole model, one window at a time and without padding."""
-    rows = []
-    for window in windows:
-        states = model.states_of(window.ids)
-        for segment in spec.segments(len(window.ids)):
-            rows.append(
-                np.concatenate(
-                    [
-                        pooled(
-                            states[block.layer],
-                            segment,
-                            block.pooling,
-                            None if gates is None or block.gate is None else gates[block.gate],
-                        )
-                        for block in blocks
-                    ]
-                )
-            )
-    return np.stack(rows)
+    return np.stack([side_by_side(model.states_of(window.ids), blocks, gates) for window in windows])

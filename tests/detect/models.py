@@ -31,7 +31,7 @@ from lec_guard.detect.windows import WindowSpec
 WIDTH = 32
 VOCAB = 100
 POSITIONS = 64
-WINDOW = WindowSpec(size=16, stride=7, segment=8, step=4)
+WINDOW = WindowSpec(size=16, stride=7, least=4)
 BLOCKS = (Block(2, "mean"), Block(2, "max"))
 GATES = np.random.default_rng(5).normal(size=(2, WIDTH)).astype(np.float32)
 

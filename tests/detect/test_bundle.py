@@ -156,10 +156,7 @@ def test_altered_base_is_refused_before_it_is_parsed(root: Path, name: str, monk
         {"blocks": [{"layer": 2, "pooling": "mean"}, {"layer": 3, "pooling": "max"}]},
         {"blocks": [{"layer": 2, "pooling": "max"}, {"layer": 2, "pooling": "mean"}]},
         {"blocks": [{"layer": 2, "pooling": "mean"}]},
-        *(
-            {"window": dataclasses.asdict(WINDOW) | changes}
-            for changes in ({"size": 18}, {"stride": 6}, {"segment": 7}, {"step": 3})
-        ),
+        *({"window": dataclasses.asdict(WINDOW) | changes} for changes in ({"size": 18}, {"stride": 6}, {"least": 3})),
         {"extractor_id": "0" * 64},
     ],
     ids=lambda changes: "-".join(changes),
@@ -193,10 +190,9 @@ def test_heads_of_another_width_are_refused(root: Path) -> None:
         ({"blocks": [{"layer": 2, "pooling": "median"}]}, "blocks.0.pooling"),
         ({"blocks": [{"layer": 2, "pooling": "mean", "weight": 1}]}, "blocks.0.weight"),
         ({"blocks": [{"layer": 2, "pooling": "gated", "gate": -1}]}, "blocks.0.gate"),
-        ({"window": {"size": 16, "stride": 4}}, "window.segment"),
+        ({"window": {"size": 16, "stride": 4}}, "window.least"),
         ({"window": dataclasses.asdict(WINDOW) | {"stride": 0}}, "window.stride"),
-        ({"window": dataclasses.asdict(WINDOW) | {"segment": 0}}, "window.segment"),
-        ({"window": dataclasses.asdict(WINDOW) | {"step": 0}}, "window.step"),
+        ({"window": dataclasses.asdict(WINDOW) | {"least": 0}}, "window.least"),
         ({"window": dataclasses.asdict(WINDOW) | {"overlap": 1}}, "window.overlap"),
         ({"base": {"kind": "url", "url": "https://example.org"}}, "base"),
         ({"base": {"kind": "path", "path": "x", "trust": True}}, "base.path.trust"),

@@ -264,7 +264,7 @@ def test_spans_of_what_is_meant_are_the_coded_run(extractor: Extractor) -> None:
     head = HeadStack([HEADS[0]], weight, np.zeros(1, np.float32))
     (scores,) = LayerDetector(extractor, head, "tiny").score(steps([text]))
     (span,) = scores.spans
-    assert (span.start, span.end) in {own for window in meant for own in window.spans}
+    assert (span.start, span.end) in {window.span for window in meant}
     assert span.start <= text.index(CODED)
     assert span.end >= text.index(CODED) + len(CODED)
     (alone,) = LayerDetector(extractor, head, "tiny").score(steps([CODED]))
@@ -273,7 +273,7 @@ def test_spans_of_what_is_meant_are_the_coded_run(extractor: Extractor) -> None:
 
 def test_what_is_taken_off_for_length_lowers_long_texts_alone(extractor: Extractor) -> None:
     width = extractor.backend.width
-    lower = (LengthOffset(segments=1, logit=0.0), LengthOffset(segments=1000, logit=2.0))
+    lower = (LengthOffset(windows=1, logit=0.0), LengthOffset(windows=1000, logit=2.0))
     specs = [HeadSpec(name="head", kind="binary", labels=("label",), length_offsets=t) for t in ((), lower)]
     plain, lowered = (
         LayerDetector(extractor, HeadStack([spec], random_heads(width, specs=(spec,)).weight, np.ones(1)), "tiny")
@@ -286,8 +286,7 @@ def test_what_is_taken_off_for_length_lowers_long_texts_alone(extractor: Extract
         return float(np.log(value) - np.log1p(-value))
 
     for text in ("the rules", "the rules are " * 40):
-        segments = sum(len(window.spans) for window in as_it_is(extractor, text))
-        expected = 2.0 * np.log(segments) / np.log(1000)
+        expected = 2.0 * np.log(len(as_it_is(extractor, text))) / np.log(1000)
         assert logit(plain, text) - logit(lowered, text) == pytest.approx(expected, abs=1e-3)
 
 
@@ -348,24 +347,22 @@ def test_any_text_gets_scores_with_spans_inside_it(detector: LayerDetector, text
             assert 0 <= span.score <= 1
 
 
-def test_span_is_the_segment_of_which_its_head_is_surest(
+def test_span_is_the_window_of_which_its_head_is_surest(
     detector: LayerDetector, extractor: Extractor, heads: HeadStack
 ) -> None:
     text = TEXTS[1] * 2
     (scores,) = detector.score(steps([text]))
     windows = as_it_is(extractor, text)
     assert len(windows) > 3
-    places = [place for window in windows for place in window.spans]
-    assert len(places) > 2 * len(windows)
     logits = heads.logits(extractor.features(windows))
-    by_segment = heads.segment_scores(logits)
+    by_window = heads.window_scores(logits)
     # Of a multiclass head, that with the most over "none of these".
     surest = {"injection": logits[:, 0], "topic": logits[:, 2:4].max(axis=1) - logits[:, 1], "safety": logits[:, 4]}
     for span, spec in zip(scores.spans, HEADS, strict=True):
         at = int(surest[spec.name].argmax())
-        values = by_segment[spec.name][at]
+        values = by_window[spec.name][at]
         assert (span.head, span.label) == (spec.name, spec.labels[int(values.argmax())])
-        assert (span.start, span.end) == places[at]
+        assert (span.start, span.end) == windows[at].span
         assert span.score == pytest.approx(values.max(), abs=1e-5)
 
 
@@ -395,8 +392,7 @@ def test_features_that_are_no_numbers_are_an_error(
     extractor: Extractor, heads: HeadStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(windows: Sequence[Window]) -> np.ndarray:
-        rows = sum(len(window.spans) for window in windows)
-        return np.full((rows, extractor.backend.width), np.nan, dtype=np.float32)
+        return np.full((len(windows), extractor.backend.width), np.nan, dtype=np.float32)
 
     monkeypatch.setattr(extractor, "features", broken)
     with pytest.raises(DetectorError, match=r"not in 0\.\.1"):
@@ -440,8 +436,8 @@ def test_heads_with_a_form_for_pairs_read_texts_with_their_context(
     for windows in (as_it_is(extractor, text), as_meant(extractor, text)):
         if windows:
             logits = heads.logits(meet(extractor.features(windows), read, PARTS))
-            views.append((heads.text_scores(logits), heads.segment_scores(logits)))
-            places += [place for window in windows for place in window.spans]
+            views.append((heads.text_scores(logits), heads.window_scores(logits)))
+            places += [window.span for window in windows]
 
     plain, scores = pair_detector.score([about(text, None), about(text, context)])
     assert (plain.context_read, scores.context_read) == (False, True)
@@ -459,7 +455,7 @@ def test_heads_with_a_form_for_pairs_read_texts_with_their_context(
     assert [of_pair[name] for name in ALONE if name != READING] == [of_plain[name] for name in ALONE if name != READING]
     own = of_pair["injection"]
     assert (own.start, own.end) in places
-    assert own.score == pytest.approx(max(segments["injection"].max() for _, segments in views), abs=1e-5)
+    assert own.score == pytest.approx(max(alone["injection"].max() for _, alone in views), abs=1e-5)
 
 
 @pytest.mark.parametrize("context", [None, "", " ", "\n\t \u3000"])
@@ -646,7 +642,7 @@ def test_a_reader_that_needs_no_features_has_texts_read_alone_for_other_heads_on
     extractor: Extractor, heads: HeadStack, monkeypatch: pytest.MonkeyPatch, covered: bool
 ) -> None:
     class Constant:
-        """Says the same of every segment."""
+        """Says the same of every window."""
 
         needs_features = False
         width = 5
@@ -655,7 +651,7 @@ def test_a_reader_that_needs_no_features_has_texts_read_alone_for_other_heads_on
             return np.full(5, len(context), np.float32)
 
         def features(self, windows: Sequence[Window], features: np.ndarray, context: np.ndarray) -> np.ndarray:
-            return np.tile(context, (sum(len(window.spans) for window in windows), 1))
+            return np.tile(context, (len(windows), 1))
 
     seen = noted_features(extractor, monkeypatch)
     with_context = random_heads(5, specs=HEADS if covered else PAIR_HEADS)
@@ -712,7 +708,7 @@ def test_memory_does_not_grow_with_what_is_read(
     for large in (short, long):
         step = about(large, "the rules") if where == "text" else about("the rules", large)
         peaks.append(peak_of_scoring(detector, step))
-    # A context's bytes are made to be hashed. All windows, or all segments' features, would take more than the rest.
+    # A context's bytes are made to be hashed. All windows, or all their features, would take more than the rest.
     hashed = len(long) - len(short) if where == "context" else 0
     assert peaks[1] - peaks[0] < hashed + 100_000
 

@@ -20,8 +20,8 @@ BINARY, MULTICLASS, TWO_LEVEL = HEADS
 
 
 def at(*points: tuple[int, float]) -> tuple[LengthOffset, ...]:
-    """What is taken off at so many segments."""
-    return tuple(LengthOffset(segments=segments, logit=logit) for segments, logit in points)
+    """What is taken off at so many windows."""
+    return tuple(LengthOffset(windows=windows, logit=logit) for windows, logit in points)
 
 
 OFFSETS = [(), at((1, 0.0), (8, 0.6), (30, 2.0)), at((1, 0.3)), at((2, -0.2), (40, 1.0))]
@@ -45,14 +45,14 @@ def one_head(spec: HeadSpec, *, seed: int = 0) -> HeadStack:
 def test_binary_head_is_logistic_regression() -> None:
     model = fitted(2)
     stack = HeadStack([BINARY], model.coef_.T, model.intercept_)
-    scores = stack.segment_scores(stack.logits(features()))["injection"]
+    scores = stack.window_scores(stack.logits(features()))["injection"]
     np.testing.assert_allclose(scores, model.predict_proba(features())[:, 1:], atol=1e-6)
 
 
 def test_multiclass_head_is_multinomial_regression_with_none_first() -> None:
     model = fitted(3)
     stack = HeadStack([MULTICLASS], model.coef_.T, model.intercept_)
-    scores = stack.segment_scores(stack.logits(features()))["topic"]
+    scores = stack.window_scores(stack.logits(features()))["topic"]
     np.testing.assert_allclose(scores, model.predict_proba(features())[:, 1:], atol=1e-6)
 
 
@@ -60,7 +60,7 @@ def test_two_level_head_shares_its_first_label_out() -> None:
     stack = one_head(TWO_LEVEL)
     logits = features() @ stack.weight + stack.bias
     first = sigmoid(logits[:, :1])
-    scores = stack.segment_scores(stack.logits(features()))["safety"]
+    scores = stack.window_scores(stack.logits(features()))["safety"]
     np.testing.assert_allclose(scores, np.hstack([first, first * softmax(logits[:, 1:])]), atol=1e-6)
     np.testing.assert_allclose(scores[:, 1:].sum(axis=1), scores[:, 0], atol=1e-6)
 
@@ -73,7 +73,7 @@ def test_stacked_heads_score_as_each_alone() -> None:
         at += spec.columns
         alone = HeadStack([spec], stack.weight[:, columns], stack.bias[columns])
         for together, single in (
-            (stack.segment_scores(stack.logits(features())), alone.segment_scores(alone.logits(features()))),
+            (stack.window_scores(stack.logits(features())), alone.window_scores(alone.logits(features()))),
             (stack.text_scores(stack.logits(features())), alone.text_scores(alone.logits(features()))),
         ):
             np.testing.assert_allclose(together[spec.name], single[spec.name], atol=1e-6)
@@ -107,7 +107,7 @@ def aggregate(spec: HeadSpec, values: np.ndarray) -> float:
 
 def taken_off(spec: HeadSpec, n: int) -> float:
     """Linear in log n between the points, constant outside."""
-    points = [(math.log(point.segments), point.logit) for point in spec.length_offsets]
+    points = [(math.log(point.windows), point.logit) for point in spec.length_offsets]
     if not points:
         return 0.0
     log = math.log(n)
@@ -118,9 +118,9 @@ def taken_off(spec: HeadSpec, n: int) -> float:
 
 
 def direct_scores(spec: HeadSpec, logits: np.ndarray) -> np.ndarray:
-    """All labels of a text, from all its segments at once."""
+    """All labels of a text, from all its windows at once."""
     total = aggregate(spec, alarms(spec, logits))
-    # How much each segment has to say about the other columns.
+    # How much each window has to say about the other columns.
     mean = softmax(alarms(spec, logits) / spec.temperature) @ logits.astype(np.float64)
     match spec.kind:
         case "binary":
@@ -137,7 +137,7 @@ def direct_scores(spec: HeadSpec, logits: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 5.0])
 @pytest.mark.parametrize("aggregation", ["log_mean_exp", "attention"])
 @pytest.mark.parametrize("spec", HEADS, ids=lambda spec: spec.kind)
-def test_a_texts_alarm_is_the_aggregate_of_its_segments(
+def test_a_texts_alarm_is_the_aggregate_of_its_windows(
     spec: HeadSpec, aggregation: str, temperature: float, offsets: tuple[LengthOffset, ...]
 ) -> None:
     spec = spec.model_copy(update={"aggregation": aggregation, "temperature": temperature, "length_offsets": offsets})
@@ -155,29 +155,29 @@ def test_a_texts_alarm_is_the_aggregate_of_its_segments(
 
 
 @pytest.mark.parametrize("spec", HEADS, ids=lambda spec: spec.kind)
-def test_near_zero_the_loudest_segment_speaks_for_the_text(spec: HeadSpec) -> None:
+def test_near_zero_the_loudest_window_speaks_for_the_text(spec: HeadSpec) -> None:
     stack = one_head(spec.model_copy(update={"temperature": 1e-4}))
     logits = stack.logits(features(9))
     loudest = int(np.argmax(alarms(spec, logits)))
-    expected = stack.segment_scores(logits)[spec.name][loudest]
+    expected = stack.window_scores(logits)[spec.name][loudest]
     np.testing.assert_allclose(stack.text_scores(logits)[spec.name], expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("spec", HEADS, ids=lambda spec: spec.kind)
-def test_a_large_temperature_averages_the_segments(spec: HeadSpec) -> None:
+def test_a_large_temperature_averages_the_windows(spec: HeadSpec) -> None:
     stack = one_head(spec.model_copy(update={"temperature": 1e5}))
     logits = stack.logits(features(9))
     mean = logits.astype(np.float64).mean(axis=0)
     if spec.kind == "multiclass":
         # The alarm is averaged, not what it is made of.
         mean[1:] += np.mean(alarms(spec, logits)) - (mean[1:].max() - mean[0])
-    expected = stack.segment_scores(mean[None].astype(np.float32))[spec.name][0]
+    expected = stack.window_scores(mean[None].astype(np.float32))[spec.name][0]
     np.testing.assert_allclose(stack.text_scores(logits)[spec.name], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.5, 3.0])
 @pytest.mark.parametrize("spec", HEADS, ids=lambda spec: spec.kind)
-def test_the_order_of_the_segments_does_not_matter(spec: HeadSpec, temperature: float) -> None:
+def test_the_order_of_the_windows_does_not_matter(spec: HeadSpec, temperature: float) -> None:
     stack = one_head(spec.model_copy(update={"temperature": temperature}))
     logits = stack.logits(features(11))
     np.testing.assert_allclose(
@@ -195,7 +195,7 @@ def test_categories_share_out_the_first_label(rows: int, temperature: float) -> 
     assert scores[1:].sum() == pytest.approx(scores[0], abs=1e-6)
 
 
-def test_categories_are_those_of_the_segments_that_raise_the_first_label() -> None:
+def test_categories_are_those_of_the_windows_that_raise_the_first_label() -> None:
     logits = np.array([[4.0, 9.0, 0.0], [-4.0, 0.0, 9.0], [-4.0, 0.0, 9.0]], dtype=np.float32)
     sharp = one_head(TWO_LEVEL.model_copy(update={"temperature": 0.5}))
     unsafe, weapons, fraud = sharp.text_scores(logits)["safety"]
@@ -221,15 +221,15 @@ def test_what_is_taken_off_for_length_lowers_longer_texts_alone() -> None:
 
 
 @pytest.mark.parametrize("spec", HEADS, ids=lambda spec: spec.kind)
-def test_text_of_one_segment_scores_as_its_window(spec: HeadSpec) -> None:
+def test_text_of_one_window_scores_as_its_window(spec: HeadSpec) -> None:
     stack = one_head(spec)
     logits = stack.logits(features(1))
     np.testing.assert_allclose(
-        stack.text_scores(logits)[spec.name], stack.segment_scores(logits)[spec.name][0], rtol=0, atol=1e-6
+        stack.text_scores(logits)[spec.name], stack.window_scores(logits)[spec.name][0], rtol=0, atol=1e-6
     )
 
 
-def test_one_loud_segment_among_quiet_ones_is_heard_at_a_low_temperature_only() -> None:
+def test_one_loud_window_among_quiet_ones_is_heard_at_a_low_temperature_only() -> None:
     logits = np.full((10, 1), -6.0, dtype=np.float32)
     logits[4] = 6.0
     loud, averaged = (one_head(BINARY.model_copy(update={"temperature": t})) for t in (0.5, 1000.0))
@@ -242,7 +242,7 @@ PARTS = st.lists(
     min_size=1,
     max_size=6,
 )
-"""Of a text: how many segments, how large their logits, and a seed."""
+"""Of a text: how many windows, how large their logits, and a seed."""
 
 
 @given(
@@ -254,7 +254,7 @@ PARTS = st.lists(
     aggregation=st.sampled_from(["log_mean_exp", "attention"]),
 )
 @settings(max_examples=300, deadline=None)
-def test_segments_that_come_in_parts_score_as_all_at_once(
+def test_windows_that_come_in_parts_score_as_all_at_once(
     parts: list[tuple[int, float, int]],
     cuts: list[int],
     spec: HeadSpec,
@@ -268,16 +268,16 @@ def test_segments_that_come_in_parts_score_as_all_at_once(
     ).astype(np.float32)
     text = one_head(spec).aggregate()
     for start, end in itertools.pairwise([0, *sorted(min(cut, len(logits)) for cut in cuts), len(logits)]):
-        text.add(logits[start:end], [f"segment {at}" for at in range(start, end)])
-    assert text.segments == len(logits)
+        text.add(logits[start:end], [f"window {at}" for at in range(start, end)])
+    assert text.windows == len(logits)
     # The columns are added up in another order, and rounded as far as their size has float32's digits.
     tolerance = 1e-5 + float(np.abs(logits).max()) * 1e-6
     np.testing.assert_allclose(text.scores()[spec.name], direct_scores(spec, logits), rtol=0, atol=tolerance)
 
     (highest,) = text.highest()
     at = int(alarms(spec, logits).argmax())
-    own = one_head(spec).segment_scores(logits[at : at + 1])[spec.name][0]
-    assert highest == Highest(spec.name, spec.labels[int(own.argmax())], float(own.max()), f"segment {at}")
+    own = one_head(spec).window_scores(logits[at : at + 1])[spec.name][0]
+    assert highest == Highest(spec.name, spec.labels[int(own.argmax())], float(own.max()), f"window {at}")
 
 
 @given(
@@ -302,14 +302,14 @@ def test_logits_of_any_size_come_in_parts(logits: list[float], size: int, temper
     assert highest.mark == int(np.argmax(logits))
 
 
-def test_of_segments_that_are_as_high_the_first_is_the_highest() -> None:
+def test_of_windows_that_are_as_high_the_first_is_the_highest() -> None:
     text = one_head(BINARY).aggregate()
     text.add(np.array([[0.5], [2.0], [2.0]], np.float32), ["a", "b", "c"])
     text.add(np.array([[2.0]], np.float32), ["d"])
     assert [highest.mark for highest in text.highest()] == ["b"]
 
 
-def test_each_head_has_a_highest_segment_of_its_own() -> None:
+def test_each_head_has_a_highest_window_of_its_own() -> None:
     stack = random_heads(WIDTH)
     logits = stack.logits(features(30))
     text = stack.aggregate()
@@ -334,7 +334,7 @@ def test_texts_of_one_stack_keep_apart() -> None:
             np.testing.assert_allclose(text.scores()[name], values, rtol=0, atol=1e-6)
 
 
-def test_a_text_takes_no_more_memory_for_its_segments() -> None:
+def test_a_text_takes_no_more_memory_for_its_windows() -> None:
     stack = random_heads(WIDTH)
     logits = stack.logits(features(1000))
     sizes = []
@@ -347,10 +347,10 @@ def test_a_text_takes_no_more_memory_for_its_segments() -> None:
             sizes.append(tracemalloc.get_traced_memory()[0] - before)
     finally:
         tracemalloc.stop()
-    assert text.segments == 50_000
+    assert text.windows == 50_000
     # The list of sizes takes the 4 kB.
     assert sizes[-1] <= sizes[0] + 4_000
-    assert max(sizes) < 20_000, "it holds the segments"
+    assert max(sizes) < 20_000, "it holds the windows"
 
 
 @pytest.mark.parametrize("size", [1e3, 1e6, 1e30])
@@ -359,7 +359,7 @@ def test_extreme_logits_stay_probabilities(spec: HeadSpec, size: float) -> None:
     stack = one_head(spec)
     signs = np.array(np.meshgrid(*[[-1.0, 0.0, 1.0]] * spec.columns)).reshape(spec.columns, -1).T
     logits = (signs * size).astype(np.float32)
-    for scores in (stack.segment_scores(logits)[spec.name], stack.text_scores(logits)[spec.name]):
+    for scores in (stack.window_scores(logits)[spec.name], stack.text_scores(logits)[spec.name]):
         assert np.isfinite(scores).all()
         assert ((scores >= 0) & (scores <= 1)).all()
 
@@ -367,7 +367,7 @@ def test_extreme_logits_stay_probabilities(spec: HeadSpec, size: float) -> None:
 def test_extreme_logits_saturate() -> None:
     stack = one_head(BINARY)
     np.testing.assert_array_equal(
-        stack.segment_scores(np.array([[-1e4], [0.0], [1e4]], dtype=np.float32))["injection"], [[0.0], [0.5], [1.0]]
+        stack.window_scores(np.array([[-1e4], [0.0], [1e4]], dtype=np.float32))["injection"], [[0.0], [0.5], [1.0]]
     )
 
 
@@ -422,10 +422,10 @@ def test_two_heads_of_one_name_are_refused() -> None:
         {"temperature": -1.0},
         {"temperature": float("inf")},
         {"temperature": float("nan")},
-        {"length_offsets": [{"segments": 0, "logit": 0.1}]},
-        {"length_offsets": [{"segments": 1, "logit": float("nan")}]},
-        {"length_offsets": [{"segments": 2, "logit": 0.1}, {"segments": 1, "logit": 0.1}]},
-        {"length_offsets": [{"segments": 2, "logit": 0.1}, {"segments": 2, "logit": 0.2}]},
+        {"length_offsets": [{"windows": 0, "logit": 0.1}]},
+        {"length_offsets": [{"windows": 1, "logit": float("nan")}]},
+        {"length_offsets": [{"windows": 2, "logit": 0.1}, {"windows": 1, "logit": 0.1}]},
+        {"length_offsets": [{"windows": 2, "logit": 0.1}, {"windows": 2, "logit": 0.2}]},
         {"aggregation": "maximum"},
         {"threshold": 0.5},
     ],

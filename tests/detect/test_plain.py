@@ -166,14 +166,14 @@ def test_a_file_that_changes_later_changes_no_weights(own: Path) -> None:
 def test_it_reads_as_many_positions_as_it_says_and_no_more(encoder: Path) -> None:
     window = dataclasses.replace(WINDOW, size=POSITIONS)
     extractor = Extractor.load(encoder, blocks=BLOCKS, window=window)
-    assert np.isfinite(extractor.features([window_of(POSITIONS, window)])).all()
+    assert np.isfinite(extractor.features([window_of(POSITIONS)])).all()
     with pytest.raises(BundleError, match="windows of 65 tokens, but the model reads 64"):
         Extractor.load(encoder, blocks=BLOCKS, window=dataclasses.replace(WINDOW, size=POSITIONS + 1))
 
 
 def test_bfloat16_gives_the_features_of_float32_within_a_tolerance(encoder: Path) -> None:
     exact, rounded = (Extractor.load(encoder, blocks=BLOCKS, window=WINDOW, dtype=dtype) for dtype in ("fp32", "bf16"))
-    windows = [window_of(size, WINDOW) for size in (3, 16, 9)]
+    windows = [window_of(size) for size in (3, 16, 9)]
     found, expected = rounded.features(windows), exact.features(windows)
     assert not np.array_equal(found, expected)
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()

@@ -12,17 +12,18 @@ import transformers as hf
 from tokenizers import Tokenizer, processors
 
 from lec_guard import LayerDetector, Step
-from lec_guard.detect import auto, bundle, prefix
+from lec_guard.detect import auto, bundle
 from lec_guard.detect.bundle import Learned, read_bundle, write_bundle
 from lec_guard.detect.detector import READING
 from lec_guard.detect.export import export
 from lec_guard.detect.extractor import Block, Extractor, Features, Tokens
-from lec_guard.detect.pairs import ContextCache, UnreadContextError
+from lec_guard.detect.pairs import KEY_SHARE, ContextCache, UnreadContextError
 from lec_guard.detect.past import Prefix
 from lec_guard.detect.prefix import PrefixPairs, Template
 from lec_guard.detect.prune import load_pruned
 from lec_guard.detect.windows import Window, Windower, WindowSpec
 from lec_guard.errors import BundleError
+from tests.detect.by_hand import side_by_side
 from tests.detect.conftest import Saved
 from tests.detect.models import (
     BLOCKS,
@@ -131,43 +132,22 @@ def spelled(text: str) -> list[int]:
     return found
 
 
-def pooled(block: Block, states: np.ndarray, first: np.ndarray) -> np.ndarray:
-    match block.pooling:
-        case "mean":
-            return states.mean(axis=0)
-        case "max":
-            return states.max(axis=0)
-        case "last":
-            return states[-1]
-        case "first":
-            return first
-        case "gated":
-            scores = states @ GATES[0]
-            weights = np.exp(scores - scores.max())
-            return weights @ states / weights.sum()
-
-
 def by_hand(
     folder: Path, windows: Sequence[Window], texts: Sequence[str], blocks: Sequence[Block], context: str = CONTEXT
 ) -> Features:
     """Pooled states of the whole model, which reads everything at once: no cache, no padding, no batch.
 
-    A token is a character, so the spans alone say which tokens a segment has; the last one has the template's end.
+    A token is a character, so the span alone says which tokens a window has; the template's end is pooled with them.
     """
     whole = hf.AutoModel.from_pretrained(folder).eval()
     start, end = spelled(TEMPLATE.before + context + TEMPLATE.between), spelled(TEMPLATE.after)
     rows = []
     for window, text in zip(windows, texts, strict=True):
-        first, last = min(span[0] for span in window.spans), max(span[1] for span in window.spans)
         with torch.inference_mode():
-            ids = torch.tensor([[*start, *spelled(text[first:last]), *end]])
+            ids = torch.tensor([[*start, *spelled(text[slice(*window.span)]), *end]])
             output = whole(input_ids=ids, use_cache=False, output_hidden_states=True)
         states = [state[0, len(start) :].numpy() for state in output.hidden_states]
-        for at, (begin, stop) in enumerate(window.spans):
-            tokens = slice(begin - first, None if at + 1 == len(window.spans) else stop - first)
-            rows.append(
-                np.concatenate([pooled(one, states[one.layer][tokens], states[one.layer][0]) for one in blocks])
-            )
+        rows.append(side_by_side(states, blocks, GATES))
     return np.stack(rows)
 
 
@@ -188,9 +168,9 @@ def noted(
         prefixes.append(list(ids))
         return read(ids)
 
-    def noting_batch(ids: Tokens, mask: Tokens, segments: Tokens, prefix: Prefix | None = None) -> Features:
+    def noting_batch(ids: Tokens, mask: Tokens, prefix: Prefix | None = None) -> Features:
         batches.append((ids, mask, prefix is not None))
-        return features(ids, mask, segments, prefix)
+        return features(ids, mask, prefix)
 
     monkeypatch.setattr(extractor.backend, "prefix", noting_prefix)
     monkeypatch.setattr(extractor.backend, "features", noting_batch)
@@ -207,7 +187,7 @@ def test_features_are_those_of_reading_all_at_once(decoder: Path, tokens: int, m
     assert prefix.tokens == len(spelled(TEMPLATE.before + CONTEXT + TEMPLATE.between)) > 2 * 5  # beyond every window
     _, batches = noted(extractor, monkeypatch)
     found = after_prefix(pairs, windows, prefix)
-    assert len(found) == sum(len(window.spans) for window in windows) > len(windows)
+    assert len(found) == len(windows)
     sizes = {len(ids) for ids, _, _ in batches}
     assert sizes == {1} if tokens == 1 else max(sizes) >= 8
     assert tokens == 1 or any(len(mask) >= 8 and not mask.all() for _, mask, _ in batches)
@@ -245,9 +225,7 @@ def test_neighbours_in_a_batch_change_nothing(decoder: Path) -> None:
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
     order = np.random.default_rng(0).permutation(len(windows))
     shuffled = after_prefix(pairs, [windows[i] for i in order], prefix)
-    ends = np.cumsum([len(window.spans) for window in windows])
-    rows = np.concatenate([np.arange(ends[i] - len(windows[i].spans), ends[i]) for i in order])
-    np.testing.assert_allclose(shuffled, together[rows], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(shuffled, together[order], rtol=1e-5, atol=1e-5)
 
 
 def test_no_windows_give_no_features(llama: Path) -> None:
@@ -299,14 +277,13 @@ SPECIAL_AROUND = [(["<s>"], []), (["<s>", "<t>"], ["</s>"]), (["<s>", "<t>", "<u
 
 
 @pytest.mark.parametrize(("first", "last"), SPECIAL_AROUND)
-@pytest.mark.parametrize("segment", [1, 2, 8])
 def test_special_tokens_of_the_tokenizer_leave_the_windows(
-    llama: Path, tmp_path: Path, first: list[str], last: list[str], segment: int
+    llama: Path, tmp_path: Path, first: list[str], last: list[str]
 ) -> None:
     for file in llama.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     around(chat_tokenizer(), first, last).save(str(tmp_path / "tokenizer.json"))
-    extractor = load(tmp_path, window=WindowSpec(size=16, stride=7, segment=segment, step=(segment + 1) // 2))
+    extractor = load(tmp_path)
     assert extractor.windower.special == len(first + last)
     pairs, windows = pairs_of(extractor), windows_of(extractor)
     found = after_prefix(pairs, windows, pairs.read(CONTEXT))
@@ -314,20 +291,12 @@ def test_special_tokens_of_the_tokenizer_leave_the_windows(
 
 
 @pytest.mark.parametrize(("first", "last"), SPECIAL_AROUND)
-@pytest.mark.parametrize("segment", [1, 2, 8])
-def test_segments_keep_their_tokens_without_special_ones(first: list[str], last: list[str], segment: int) -> None:
-    spec = WindowSpec(size=16, stride=7, segment=segment, step=(segment + 1) // 2)
-    windower = Windower(around(chat_tokenizer(), first, last), spec)
+def test_windows_keep_their_tokens_without_special_ones(first: list[str], last: list[str]) -> None:
+    windower = Windower(around(chat_tokenizer(), first, last), WINDOW)
     for count in range(1, 16 - windower.special + 1):
         (window,) = windower.windows("abcdefghijklmnop"[:count])
-        text = windower.text_ids(window)
-        assert text == windower.ids("abcdefghijklmnop"[:count])
-        # Each token by its place in the window, those of the text counted from 0.
-        places = [None] * len(first) + list(range(count)) + [None] * len(last)
-        expected = [[at for at in places[start:end] if at is not None] for start, end in spec.segments(len(places))]
-        found = [list(range(*own)) for own in windower.text_segments(len(places))]
-        for own, (start, _), one in zip(expected, spec.segments(len(places)), found, strict=True):
-            assert one == (own or [0 if start < len(first) else count - 1])
+        assert windower.text_ids(window) == windower.ids("abcdefghijklmnop"[:count])
+        assert len(window.ids) == count + windower.special
 
 
 def test_special_tokens_that_somebody_typed_are_text(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -627,10 +596,10 @@ def test_prefix_is_read_once_for_each_key(paired: Path, monkeypatch: pytest.Monk
 
 
 def test_kept_prefixes_stay_within_bounds(paired: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = LayerDetector.load(paired)
-    one = detector._pairs.reader.read(CONTEXT).nbytes
-    most = 8 * 2 * one  # A key's share is two such contexts.
-    detector._pairs._cache = cache = ContextCache(most)
+    one = LayerDetector.load(paired)._pairs.reader.read(CONTEXT).nbytes
+    most = KEY_SHARE * 2 * one  # A key's share is two such contexts.
+    detector = LayerDetector.load(paired, context_bytes=most)
+    cache = detector._pairs._cache
     prefixes, _ = noted(detector._extractor, monkeypatch)
     contexts = [CONTEXT[:-1] + letter for letter in "abc"]
     for context in contexts:
@@ -648,9 +617,11 @@ def test_kept_prefixes_stay_within_bounds(paired: Path, monkeypatch: pytest.Monk
 
 
 def test_context_over_a_keys_share_is_read_and_not_kept(paired: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = LayerDetector.load(paired)
-    expected = detector.score(steps(TEXTS))
-    detector._pairs._cache = cache = ContextCache(8 * detector._pairs.reader.read(CONTEXT[:-1]).nbytes)
+    unbounded = LayerDetector.load(paired)
+    expected = unbounded.score(steps(TEXTS))
+    most = KEY_SHARE * unbounded._pairs.reader.read(CONTEXT[:-1]).nbytes
+    detector = LayerDetector.load(paired, context_bytes=most)
+    cache = detector._pairs._cache
     prefixes, _ = noted(detector._extractor, monkeypatch)
     for times in (1, 2):
         assert detector.score(steps(TEXTS)) == expected
@@ -668,7 +639,9 @@ def test_heads_of_another_width_are_refused(paired: Path) -> None:
     read = read_bundle(paired)
     learned = Learned(read.learned.heads, random_heads(WIDTH))
     with pytest.raises(BundleError, match="read 32 features, but the extractor gives 64"):
-        LayerDetector._of(load(read.base_folder()), bundle.Bundle(paired, read.spec, learned, "tiny"), None)
+        LayerDetector._of(
+            load(read.base_folder()), bundle.Bundle(paired, read.spec, learned, "tiny"), None, ContextCache()
+        )
 
 
 def test_bundle_over_an_encoder_is_refused(bert: Saved, tmp_path: Path) -> None:
@@ -696,7 +669,7 @@ def test_backend_that_keeps_nothing_is_refused(llama: Path) -> None:
     class Forgetful:
         name, width, pad_id = "onnx-fp32", WIDTH, 0
 
-        def features(self, ids: Tokens, mask: Tokens, segments: Tokens) -> Features:
+        def features(self, ids: Tokens, mask: Tokens) -> Features:
             raise NotImplementedError
 
     windower = Windower(chat_tokenizer(), WINDOW)
@@ -714,11 +687,3 @@ def test_auto_takes_torch(paired: Path, tmp_path: Path, monkeypatch: pytest.Monk
     memory.write_text(json.dumps({"backend": "onnx-int8"}))
     (found,) = LayerDetector.load(paired, backend="auto").score(steps(["no"]))
     assert found.backend.startswith("torch-")
-
-
-def test_segments_of_rows_may_differ() -> None:
-    numbers = prefix._numbers([[(0, 3)], [(0, 2), (1, 5)]], 5)
-    assert numbers.tolist() == [
-        [[0, 1, 2, 5], [5, 5, 5, 5]],
-        [[0, 1, 5, 5], [1, 2, 3, 4]],
-    ]

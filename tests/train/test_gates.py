@@ -1,4 +1,4 @@
-"""The query that a gated pooling learns, on made-up tokens of which one of a segment carries the label."""
+"""The query that a gated pooling learns, on made-up tokens of which one of a window carries the label."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def marked(seed: int, texts: int = 300) -> tuple[TokenStates, np.ndarray]:
-    """Texts of two segments of up to twelve tokens, one of them marked.
+    """Texts of two windows of up to twelve tokens, one of them marked.
 
-    The sign of the marked token is up in one segment of an attacked text, and down in all others. The signs of the
+    The sign of the marked token is up in one window of an attacked text, and down in all others. The signs of the
     other tokens are noise that drowns it in a mean.
     """
     numbers = np.random.default_rng(seed)
@@ -66,7 +66,7 @@ def learn(tokens: TokenStates, labels: np.ndarray, c: float = 1.0) -> np.ndarray
 
 
 def auc(train: tuple[TokenStates, np.ndarray], unseen: tuple[TokenStates, np.ndarray], kind, gate=None) -> float:
-    """Of the highest segments of unseen texts, by a regression on what a pooling gives."""
+    """Of the highest windows of unseen texts, by a regression on what a pooling gives."""
     tokens, labels = train
     columns = fit_windows(tokens.pooled(kind, gate), tokens.owner, labels, alike(len(labels)), c=1.0)
     tokens, labels = unseen
@@ -107,7 +107,7 @@ def test_a_direction_that_never_changes_does_no_harm():
     assert found[-1] == pytest.approx(0, abs=1e-3)
 
 
-def test_tokens_outside_the_segments_take_no_part():
+def test_tokens_outside_the_windows_take_no_part():
     tokens, labels = marked(0)
     strange = np.full((50, 6), 1e6, np.float32)
     states = np.concatenate([strange, tokens.states, strange])
@@ -119,9 +119,9 @@ def test_tokens_outside_the_segments_take_no_part():
     np.testing.assert_array_equal(learn(tokens.of(chosen), labels), learn(half, labels[:200]))
 
 
-def test_segments_that_share_tokens_learn_as_from_copies_of_them():
+def test_windows_that_share_tokens_learn_as_from_copies_of_them():
     tokens, labels = marked(0)
-    # Each text gets a third segment, from the middle of its first to the middle of its second one.
+    # Each text gets a third window, from the middle of its first to the middle of its second one.
     firsts, seconds = tokens.spans[::2], tokens.spans[1::2]
     between = np.stack([firsts.mean(axis=1), seconds.mean(axis=1)], axis=1).astype(np.int64)
     spans, owner = np.concatenate([tokens.spans, between]), np.concatenate([tokens.owner, np.arange(len(labels))])
@@ -132,7 +132,7 @@ def test_segments_that_share_tokens_learn_as_from_copies_of_them():
         np.stack([lengths.cumsum() - lengths, lengths.cumsum()], axis=1),
         owner,
     )
-    for kind in ("mean", "max", "last"):
+    for kind in ("mean", "max", "first", "last"):
         np.testing.assert_allclose(shared.pooled(kind), copies.pooled(kind), atol=1e-6)
     found, expected = learn(shared, labels), learn(copies, labels)
     assert np.corrcoef(found, expected)[0, 1] > 0.99
@@ -166,7 +166,7 @@ def test_texts_that_weigh_nothing_teach_nothing():
     np.testing.assert_allclose(found, learn(tokens, labels), atol=0.05)
 
 
-def test_the_longest_segment_sets_no_other_ones_weights():
+def test_the_longest_window_sets_no_other_ones_weights():
     tokens, labels = marked(0)
     spans, owner = np.append(tokens.spans, [[0, 60]], axis=0), np.append(tokens.owner, len(labels))
     weights = np.append(alike(len(labels)), np.float32(0))
@@ -174,7 +174,7 @@ def test_the_longest_segment_sets_no_other_ones_weights():
     np.testing.assert_allclose(found, learn(tokens, labels), atol=0.05)
 
 
-def test_it_learns_from_the_segments_that_hold_the_attack():
+def test_it_learns_from_the_windows_that_hold_the_attack():
     tokens, labels = marked(0)
     carries = (tokens.states[:, MARK] == 4) & (tokens.states[:, SIGN] > 0)
     holds = np.array([carries[start:end].any() for start, end in tokens.spans])
@@ -182,7 +182,7 @@ def test_it_learns_from_the_segments_that_hold_the_attack():
     np.testing.assert_allclose(learn(tokens, labels), learn(told, labels), atol=0.05)
 
 
-def test_texts_without_segments_do_not_disturb_it():
+def test_texts_without_windows_do_not_disturb_it():
     tokens, labels = marked(0)
     np.testing.assert_allclose(learn(tokens, np.append(labels, [0, 1])), learn(tokens, labels), atol=0.05)
 
@@ -198,11 +198,11 @@ def test_states_that_are_all_alike_give_the_mean():
 def test_what_can_not_be_learned_from_is_refused():
     tokens, labels = marked(0, texts=10)
     none = tokens.of(np.zeros(len(tokens.owner), bool))
-    with pytest.raises(ValueError, match="no segment to learn a gate from: give texts that hold tokens"):
+    with pytest.raises(ValueError, match="no window to learn a gate from: give texts that hold tokens"):
         learn(none, labels)
     with pytest.raises(ValueError, match=r"the texts' labels are \[1\]: give texts of both"):
         learn(tokens, np.ones_like(labels))
-    # The label of a text without segments is none to learn from.
+    # The label of a text without windows is none to learn from.
     with pytest.raises(ValueError, match=r"the texts' labels are \[0\]: give texts of both"):
         learn(tokens, np.append(np.zeros_like(labels), 1))
     with pytest.raises(ValueError, match=r"the texts' labels are \[0, 2\]: give texts of both"):
@@ -211,13 +211,11 @@ def test_what_can_not_be_learned_from_is_refused():
         learn(tokens, labels[:9])
     with pytest.raises(ValueError, match="give one of each a text"):
         fit_gate(tokens, labels, alike(3), c=1.0)
-    with pytest.raises(ValueError, match="first token of their window; pool by another kind"):
-        tokens.pooled("first")
 
 
 @pytest.mark.parametrize("span", [[0, 0], [-1, 2], [3, 6]])
-def test_segments_need_tokens_that_are_there(span):
-    with pytest.raises(ValueError, match="a segment has no token, or tokens beyond the 5 there are: give each"):
+def test_windows_need_tokens_that_are_there(span):
+    with pytest.raises(ValueError, match="a window has no token, or tokens beyond the 5 there are: give each"):
         TokenStates(np.zeros((5, 2), np.float32), np.array([span]), np.array([0]))
 
 
@@ -246,17 +244,17 @@ def test_collected_states_are_those_of_each_window_read_alone(bert: Path, collec
             with torch.inference_mode():
                 expected = model.hidden(ids, torch.ones_like(ids))[0].numpy()
             np.testing.assert_allclose(collected.states[at : at + len(expected)], expected, atol=1e-5)
-            spans += [(at + start, at + end) for start, end in WINDOW.segments(len(expected))]
-            owner += [text] * len(window.spans)
+            spans.append([at, at + len(expected)])
+            owner.append(text)
             at += len(expected)
     assert len(collected.states) == at
-    assert collected.spans.tolist() == [list(span) for span in spans]
+    assert collected.spans.tolist() == spans
     assert collected.owner.tolist() == owner
     assert 2 not in owner  # The empty text has no window.
 
 
-@pytest.mark.parametrize("kind", ["mean", "max", "last", "gated"])
-def test_segments_are_pooled_as_the_detector_pools_them(bert: Path, collected: TokenStates, kind):
+@pytest.mark.parametrize("kind", ["mean", "max", "first", "last", "gated"])
+def test_windows_are_pooled_as_the_detector_pools_them(bert: Path, collected: TokenStates, kind):
     gate = np.random.default_rng(0).normal(size=WIDTH).astype(np.float32) if kind == "gated" else None
     block = Block(LAYER, kind, None if gate is None else 0)
     extractor = Extractor.load(bert, blocks=[block], window=WINDOW, gates=None if gate is None else gate[None])
@@ -264,7 +262,7 @@ def test_segments_are_pooled_as_the_detector_pools_them(bert: Path, collected: T
     np.testing.assert_allclose(collected.pooled(kind, gate), extractor.features(windows), atol=1e-5)
 
 
-def test_nothing_to_read_gives_no_segment(bert: Path):
+def test_nothing_to_read_gives_no_window(bert: Path):
     tokens = collect_states(bert, ["", ""], layer=LAYER, window=WINDOW)
     assert tokens.states.shape == (0, WIDTH)
     assert tokens.pooled("mean").shape == (0, WIDTH)

@@ -43,20 +43,12 @@ class OnnxBackend:
         except Exception as error:  # what ONNX Runtime raises has no base of its own
             raise BundleError(f"{file}: ONNX Runtime can't read this model: {error}") from error
 
-    def features(self, ids: Tokens, mask: Tokens, segments: Tokens) -> Features:
+    def features(self, ids: Tokens, mask: Tokens) -> Features:
         """Features of one padded batch; see `lec_guard.detect.extractor.Backend`."""
         if not self._one_by_one:
-            return self._run(ids, mask, segments)
-        out = np.zeros((len(ids), len(segments), self.width), dtype=np.float32)
-        for at, (row, kept) in enumerate(zip(ids, mask, strict=True)):
-            own = row[kept == 1][None]
-            # What the row would have alone, so that what runs can't depend on its company: no segment after the one
-            # that reaches its end, and no token beyond that.
-            count = 1 + np.count_nonzero(segments[:-1, -1] < own.shape[1] - 1)
-            inside = segments[:count, : own.shape[1]]
-            out[at, : len(inside)] = self._run(own, np.ones_like(own), inside)[0]
-        return out
+            return self._run(ids, mask)
+        own = (row[kept == 1][None] for row, kept in zip(ids, mask, strict=True))
+        return np.concatenate([self._run(row, np.ones_like(row)) for row in own])
 
-    def _run(self, ids: Tokens, mask: Tokens, segments: Tokens) -> Features:
-        feed = {"ids": ids, "mask": mask, "segments": segments}
-        return np.asarray(self._session.run(None, feed)[0], dtype=np.float32)
+    def _run(self, ids: Tokens, mask: Tokens) -> Features:
+        return np.asarray(self._session.run(None, {"ids": ids, "mask": mask})[0], dtype=np.float32)

@@ -43,12 +43,25 @@ class TorchBackend:
         self._pooled = BlockPooling(blocks, gates).to(self._device)
         self._layers = {block.layer for block in blocks}
 
-    def features(self, ids: Tokens, mask: Tokens, segments: Tokens, prefix: Prefix | None = None) -> Features:
+    def features(self, ids: Tokens, mask: Tokens, prefix: Prefix | None = None) -> Features:
         """Features of one padded batch; see `lec_guard.detect.extractor.Backend` and `…prefix.PrefixBackend`."""
         with torch.inference_mode():
-            tokens, kept, parts = (torch.from_numpy(array).to(self._device) for array in (ids, mask, segments))
+            tokens, kept = self._tensors(ids, mask)
             states = self._model.states(tokens, kept, self._layers, prefix)
-            return np.asarray(self._pooled(states, kept, parts).cpu().numpy(), dtype=np.float32)
+            return np.asarray(self._pooled(states, kept).cpu().numpy(), dtype=np.float32)
+
+    def states(self, ids: Tokens, mask: Tokens) -> Features:
+        """The states of every token after the highest layer, before they are pooled.
+
+        Args:
+            ids: Token ids, `[batch, tokens]`.
+            mask: 1 for a token, 0 for padding, `[batch, tokens]`.
+
+        Returns:
+            `[batch, tokens, width of a state]`; those of padding mean nothing.
+        """
+        with torch.inference_mode():
+            return np.asarray(self._model.hidden(*self._tensors(ids, mask)).float().cpu().numpy(), dtype=np.float32)
 
     def prefix(self, ids: Sequence[int]) -> Prefix:
         """Read a prefix once; see `lec_guard.detect.prefix.PrefixBackend`."""
@@ -58,6 +71,9 @@ class TorchBackend:
     def check_prefix(self) -> None:
         """Check that the model is a decoder; see `lec_guard.detect.prefix.PrefixBackend`."""
         self._model.check_prefix()
+
+    def _tensors(self, ids: Tokens, mask: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(ids).to(self._device), torch.from_numpy(mask).to(self._device)
 
 
 class BlockPooling(torch.nn.Module):
@@ -76,19 +92,18 @@ class BlockPooling(torch.nn.Module):
         own = np.zeros((0, 0)) if gates is None else gates
         self.register_buffer("_gates", torch.from_numpy(np.array(own, np.float32, order="C")))
 
-    def forward(self, states: dict[int, torch.Tensor], mask: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: dict[int, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
         """Pool.
 
         Args:
             states: Layer -> hidden states, `[batch, tokens, width]`.
             mask: 1 for a token, 0 for padding, `[batch, tokens]`.
-            segments: The tokens of each segment, `[segments, tokens]` or `[batch, segments, tokens]`.
 
         Returns:
-            `[batch, segments, width of a feature vector]`.
+            `[batch, width of a feature vector]`.
         """
         parts = []
         for block in self._blocks:
             gate = None if block.gate is None else self._gates[block.gate]
-            parts.append(pool(states[block.layer], mask, segments, block.pooling, gate))
+            parts.append(pool(states[block.layer], mask, block.pooling, gate))
         return torch.cat(parts, dim=-1)
