@@ -57,9 +57,9 @@ On left-out families of the fitting data, with the chosen features:
 {left_out}
 
 A learned gate (attention over the tokens of a window, `python -m benchmarks.embedded.gate`, {most} texts of a set and
-label, layer {gate_layer}; measured when windows had up to 256 tokens and were judged in parts of 64) against the poolings
-above: mean AUC over left-out families, and the gain over mean and max with its standard error. The gains are of the
-size of their errors, so no head uses one yet:
+label, layer {gate_layer}; measured when windows had up to 256 tokens and were judged in parts of 64) against the
+poolings above: mean AUC over left-out families, and the gain over mean and max with its standard error. The gains are
+of the size of their errors, so no head uses one yet:
 
 {gates}
 
