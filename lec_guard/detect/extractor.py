@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lec_guard.detect import normalise
+from lec_guard.detect import windows as window_rules
 from lec_guard.detect.windows import Window, Windower, WindowSpec
 from lec_guard.errors import BundleError
 
@@ -263,5 +264,6 @@ def _extractor_id(
         "window": asdict(window),
         "gates": None if gates is None else hashlib.sha256(np.ascontiguousarray(gates, "<f4").tobytes()).hexdigest(),
         "normaliser": normalise.VERSION,
+        "windows": window_rules.VERSION,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -23,6 +23,9 @@ from tokenizers import Tokenizer
 from lec_guard.detect.normalise import View, meant, readable
 from lec_guard.errors import BundleError, DetectorError
 
+VERSION = "1"
+"""What `windows` gives for the same text and spec changes only with this; features of another version don't compare."""
+
 _BLOCK = 65_536
 """Characters that go through the tokenizer at once; longer texts are split at white space."""
 
@@ -34,9 +37,10 @@ _MOST_PARTS = 4
 """Characters that canonical decomposition (NFD) makes of one, at most."""
 
 _SENTENCE_END = re.compile(
-    r"""[.!?\u2026;]['"\u2019\u201d)\]]*(?=\s|\Z)  # A mark, what it may close, and white space.
-    |[\u3002\uff01\uff1f]                          # Full-width marks need none.
-    |(?>\r\n|[\n\r\u2028\u2029])(?![ \t]*[a-z])    # A new line, unless wrapped prose goes on in lower case.
+    r"""[.!?\u2026;\u061f\u06d4\u0964\u0965]      # A mark,
+        ['"\u2019\u201d\u00bb)\]*_]*(?=\s|\Z)      # what it may close, and white space.
+    |[\u3002\uff01\uff1f\uff1b]                   # Full-width marks need none.
+    |(?>\r\n|[\n\r\u2028\u2029])(?![ \t]*[a-z])  # A new line, unless wrapped prose goes on in lower case.
     """,
     re.VERBOSE,
 )

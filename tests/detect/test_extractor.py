@@ -259,9 +259,10 @@ def test_extractor_id_knows_all_that_fixes_the_features(bert: Saved, tmp_path: P
     assert len({extractor.extractor_id for extractor in extractors}) == len(extractors)
 
 
-def test_extractor_id_knows_the_normaliser(bert: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rules", ["normalise", "windows"])
+def test_extractor_id_knows_what_is_read(bert: Saved, monkeypatch: pytest.MonkeyPatch, rules: str) -> None:
     before = load(bert).extractor_id
-    monkeypatch.setattr("lec_guard.detect.normalise.VERSION", "another")
+    monkeypatch.setattr(f"lec_guard.detect.{rules}.VERSION", "another")
     assert load(bert).extractor_id != before
 
 
