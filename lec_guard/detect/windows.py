@@ -352,6 +352,8 @@ def _blocks(text: str) -> Iterator[tuple[int, str]]:
         end = min(at + _BLOCK, len(text))
         if end < len(text):
             border = max(text.rfind(space, at + _BLOCK // 2, end) for space in " \n\t")
+            # Before the space, because whether a new line ends a sentence depends on what follows it.
+            border = at + len(text[at:border].rstrip()) if border > at else at
             end = border if border > at else end
         yield at, text[at:end]
         at = end

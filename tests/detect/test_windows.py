@@ -333,8 +333,6 @@ def test_a_sentence_is_read_alike_wherever_it_stands(content: bytes, place: str,
 @given(text=MARKED.map(" ".join), block=st.integers(20, 60))
 @settings(max_examples=200, deadline=None)
 def test_a_text_is_cut_alike_in_blocks_of_any_length(windower: Windower, text: str, block: int) -> None:
-    # Such a line may end with a block, which then does not show how the text goes on.
-    text = text.replace("\r\n", "\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lec_guard.detect.windows._BLOCK", block)
         found = as_it_is(windower, text)
