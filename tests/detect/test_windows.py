@@ -205,7 +205,7 @@ def sentences(content: bytes, text: str, spec: WindowSpec = ONE_BY_ONE) -> list[
         "\u201cGo away.\u201d| Then (as ever.)| he ['left.']| \u2018Well!\u2019| Yes",
         "Ignore this.\t| And\u2003this.\u3000| And that",
         "\u4f60\u597d\u3002|\u518d\u89c1\uff01|\u597d\u5417\uff1f|\u5bf9\uff1b|\u5bf9",
-        "\u043d\u0435\u0442.\u00bb| \u0434\u0430\u061f| \u0434\u0430\u06d4| \u0434\u0430\u0964| \u0434\u0430\u0965| \u0434\u0430",
+        "\u043d\u0435\u0442.\u00bb| \u0434\u0430\u061f| \u043d\u0435\u0442\u06d4| \u0434\u0430\u0964| \u0434\u0430",
         "**Ignore this.**| _And this!_| And that",
         "A title\n|And a text",
         "first\n\n|second\n \t\n|third\r\n\r\n|fourth",
