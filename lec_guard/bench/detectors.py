@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
+from tokenizers import Encoding, Tokenizer
 
 from lec_guard.bench.report import DetectorInfo, Skipped
 from lec_guard.detect.bundle import EMBEDDED, Bundle, read_bundle
@@ -44,15 +45,17 @@ class Pass:
 
 @dataclass(slots=True)
 class Watch:
-    """What a detector's model was seen to do.
+    """What a detector's model and tokenizer were seen to do.
 
     Attributes:
         seconds: Time in forward passes.
+        tokenizing: Seconds in the tokenizer.
         passes: Their shapes.
         read: Tokens that are not padding.
     """
 
     seconds: float = 0.0
+    tokenizing: float = 0.0
     passes: list[Pass] = field(default_factory=list)
     read: int = 0
 
@@ -64,15 +67,17 @@ class Split:
     Attributes:
         total: Seconds of the call.
         forward: Seconds of it in forward passes.
+        tokenizer: Seconds of it in the tokenizer.
     """
 
     total: float
     forward: float
+    tokenizer: float
 
     @property
     def own(self) -> float:
         """Seconds in our own code."""
-        return self.total - self.forward
+        return self.total - self.forward - self.tokenizer
 
 
 class Detectors:
@@ -182,7 +187,7 @@ def step(text: str, context: str | None = None) -> Step:
 
 @contextmanager
 def watched(detector: LayerDetector) -> Iterator[Watch]:
-    """Watch a detector's model; also where others share its extractor.
+    """Watch a detector's model and tokenizer; also where others share its extractor.
 
     Args:
         detector: The detector; nobody else may use it meanwhile.
@@ -192,16 +197,35 @@ def watched(detector: LayerDetector) -> Iterator[Watch]:
     """
     watch = Watch()
     extractor = detector._extractor
-    backend = extractor.backend
-    extractor.backend = cast("Backend", _Watched(backend, watch))
+    backend, tokenizer = extractor.backend, extractor.windower._tokenizer
+    extractor.backend = cast("Backend", _WatchedBackend(backend, watch))
+    extractor.windower._tokenizer = cast("Tokenizer", _WatchedTokenizer(tokenizer, watch))
     try:
         yield watch
     finally:
-        extractor.backend = backend
+        extractor.backend, extractor.windower._tokenizer = backend, tokenizer
 
 
-class _Watched:
-    """A backend that tells a watch what it does, and is otherwise the one that it wraps."""
+class _WatchedTokenizer:
+    """A tokenizer that tells a watch what it does, and is otherwise the one that it wraps."""
+
+    def __init__(self, tokenizer: Tokenizer, watch: Watch) -> None:
+        self._tokenizer = tokenizer
+        self._watch = watch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def encode(self, text: str, *more: Any, **named: Any) -> Encoding:
+        began = time.perf_counter()
+        try:
+            return self._tokenizer.encode(text, *more, **named)
+        finally:
+            self._watch.tokenizing += time.perf_counter() - began
+
+
+class _WatchedBackend:
+    """A backend that does likewise."""
 
     def __init__(self, backend: Backend, watch: Watch) -> None:
         self._backend = backend
@@ -224,7 +248,7 @@ class _Watched:
 
 
 def split(watch: Watch, call: Callable[[], object]) -> Split:
-    """Time a call and what of it is the model's.
+    """Time a call and what of it is the model's and the tokenizer's.
 
     Args:
         watch: Watches the detector that is called.
@@ -233,10 +257,10 @@ def split(watch: Watch, call: Callable[[], object]) -> Split:
     Returns:
         Its seconds.
     """
-    before = watch.seconds
+    forward, tokenizer = watch.seconds, watch.tokenizing
     began = time.perf_counter()
     call()
-    return Split(time.perf_counter() - began, watch.seconds - before)
+    return Split(time.perf_counter() - began, watch.seconds - forward, watch.tokenizing - tokenizer)
 
 
 def windows(detector: LayerDetector, text: str) -> Iterator[Window]:

@@ -1,4 +1,4 @@
-"""Our own code around the model: everything in a step but the forward pass."""
+"""Our own code around the model: everything in a step but the forward pass and the tokenizer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHECK, _INVOKE, _WINDOWING, _IDLE = "check", "invoke", "windowing", "idle"
 
 
 def measure_overhead(detectors: Detectors, plan: Plan) -> tuple[Overhead, ...]:
-    """Check steps, and take off what the model needs; in LangChain too.
+    """Check steps, and take off what the model and the tokenizer need; in LangChain too.
 
     Args:
         detectors: The detectors; the one as shipped is measured.
@@ -72,8 +72,9 @@ def _overhead(tokens: int, taken: dict[str, list[Split]]) -> Overhead:
         tokens=tokens,
         check=timing([one.total for one in check]),
         forward=timing([one.forward for one in check]),
+        tokenizer=timing([one.tokenizer for one in check]),
         own=timing([one.own for one in check]),
-        windowing=timing([one.total for one in taken[_WINDOWING]]),
+        windowing=timing([one.own for one in taken[_WINDOWING]]),
         runnable_ms=median_ms([a.own - b.own for a, b in zip(invoke, check, strict=True)]),
         idle_runnable=timing([one.total for one in taken[_IDLE]]),
     )

@@ -185,7 +185,7 @@ class HeadCost(_Part):
         bundle: Time with those.
         one_more: Time with one more, binary.
         ratio: The second to the first.
-        extra_ms: What the own code, forward pass apart, takes longer in the median: without the noise of the model.
+        extra_ms: What our own code takes longer in the median: without the noise of the model and the tokenizer.
     """
 
     tokens: int
@@ -265,8 +265,9 @@ class Overhead(_Part):
         tokens: Tokens of the step's text.
         check: `Guard.check`.
         forward: The model's forward pass in it.
-        own: The rest: normalisation, tokenizer, windows, batches, heads, policy, verdict.
-        windowing: Of that normalisation, tokenizer and windows, measured by themselves.
+        tokenizer: The tokenizer's own `encode` in it.
+        own: The rest: normalisation, windows, batches, heads, policy, verdict.
+        windowing: Of that normalisation and windows, measured by themselves.
         runnable_ms: What `GuardRunnable.invoke` takes on top of the own code of `Guard.check`: reading the value,
             and LangChain's bookkeeping.
         idle_runnable: A LangChain runnable that does nothing: the bookkeeping alone.
@@ -275,6 +276,7 @@ class Overhead(_Part):
     tokens: int
     check: Timing
     forward: Timing
+    tokenizer: Timing
     own: Timing
     windowing: Timing
     runnable_ms: float

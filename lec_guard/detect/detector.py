@@ -252,9 +252,12 @@ class LayerDetector:
             rows.setdefault(text, []).append(at)
         windows = [window for _, window in pool]
         alone = [at for text, own in rows.items() if text.alone is not None for at in own]
-        features = np.zeros((len(pool), self._extractor.backend.width), np.float32)
-        if alone:
-            features[alone] = self._extractor.features([windows[at] for at in alone])
+        if len(alone) == len(pool):
+            features = self._extractor.features(windows)
+        else:
+            features = np.zeros((len(pool), self._extractor.backend.width), np.float32)
+            if alone:
+                features[alone] = self._extractor.features([windows[at] for at in alone])
         logits = self._heads.logits(features)
         for text, own in rows.items():
             text.count([windows[at] for at in own])
@@ -386,7 +389,7 @@ class _Reading:
         """Of both views, the one that the head finds worse."""
         views = [view.scores() for view in self._views.values()]
         return {
-            name: dict(zip(labels, max((view[name] for view in views), key=max).tolist(), strict=True))
+            name: dict(zip(labels, max((view[name].tolist() for view in views), key=max), strict=True))
             for name, labels in self._heads.labels.items()
         }
 

@@ -205,12 +205,10 @@ def batches(
         while size < most and len(tokens[order[-size - 1]]) >= shortest:
             size += 1
         rows, order = order[-size:], order[:-size]
-        ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
-        mask = np.zeros((len(rows), longest), dtype=np.int64)
-        for at, row in enumerate(rows):
-            ids[at, : len(tokens[row])] = tokens[row]
-            mask[at, : len(tokens[row])] = 1
-        yield rows, ids, mask
+        padding = [pad_id] * longest
+        ids = np.array([[*tokens[row], *padding[len(tokens[row]) :]] for row in rows], dtype=np.int64)
+        lengths = np.array([[len(tokens[row])] for row in rows])
+        yield rows, ids, (np.arange(longest) < lengths).astype(np.int64)
 
 
 def _read(path: Path) -> bytes:

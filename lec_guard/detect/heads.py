@@ -6,9 +6,10 @@ calibration are folded into the matrix when it is fitted, so nothing else has to
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -90,8 +91,8 @@ class LengthOffsets:
 
     def __init__(self, points: Sequence[LengthOffset]) -> None:
         points = points or (LengthOffset(windows=1, logit=0.0),)
-        self._lengths = [math.log(point.windows) for point in points]
-        self._logits = [point.logit for point in points]
+        self._lengths = np.array([math.log(point.windows) for point in points])
+        self._logits = np.array([point.logit for point in points])
 
     def of(self, windows: int) -> float:
         """What a text has subtracted from its logit.
@@ -113,6 +114,9 @@ class HeadStack:
         weight: `[features, columns]`.
         bias: `[columns]`.
 
+    Attributes:
+        labels: Head name -> the labels that it can raise.
+
     Raises:
         BundleError: If shapes and heads don't fit, or a number is not finite.
     """
@@ -129,14 +133,8 @@ class HeadStack:
             self.bias = bias.astype(np.float32)
         if not (np.isfinite(self.weight).all() and np.isfinite(self.bias).all()):
             raise BundleError("the heads hold numbers that are not finite")
-        ends = np.cumsum([spec.columns for spec in specs])
-        self._slices = [slice(end - spec.columns, end) for spec, end in zip(specs, ends, strict=True)]
-        self._offsets = [LengthOffsets(spec.length_offsets) for spec in specs]
-
-    @property
-    def labels(self) -> dict[str, tuple[str, ...]]:
-        """Head name -> the labels that it can raise."""
-        return {spec.name: spec.labels for spec in self.specs}
+        self.labels = {spec.name: spec.labels for spec in specs}
+        self._layout = _Layout(self.specs)
 
     def logits(self, features: Matrix) -> Matrix:
         """The one matrix product.
@@ -158,10 +156,7 @@ class HeadStack:
         Returns:
             Head name -> `[windows, labels]`.
         """
-        return {
-            spec.name: _probabilities(spec, logits[:, columns])
-            for spec, columns in zip(self.specs, self._slices, strict=True)
-        }
+        return self._layout.probabilities(logits)
 
     def text_scores(self, logits: Matrix) -> dict[str, Matrix]:
         """Probabilities of the text that the windows make up; see `Aggregate`.
@@ -182,7 +177,7 @@ class HeadStack:
         Returns:
             An empty one.
         """
-        return Aggregate(self.specs, self._slices, self._offsets)
+        return Aggregate(self._layout)
 
 
 class Aggregate:
@@ -192,17 +187,21 @@ class Aggregate:
     columns are averaged with the weights that the windows have in that.
 
     Args:
-        specs: The heads.
-        columns: The columns of each.
-        offsets: What each subtracts for length.
+        layout: What the columns are.
     """
 
-    def __init__(self, specs: Sequence[HeadSpec], columns: Sequence[slice], offsets: Sequence[LengthOffsets]) -> None:
-        self._specs = specs
-        self._columns = columns
-        self._offsets = offsets
-        self._heads = [_Running() for _ in specs]
+    def __init__(self, layout: _Layout) -> None:
+        self._layout = layout
+        heads, columns = len(layout.specs), len(layout.head_of)
         self.windows = 0
+        # Of each head: its highest alarm, and sums over the windows with shares that are relative to it.
+        self._top = np.full(heads, -math.inf)
+        self._total = np.zeros(heads)
+        self._alarm = np.zeros(heads)
+        self._weighted = np.zeros(columns)
+        # The window with that alarm.
+        self._row = np.zeros(columns)
+        self._marks: list[Any] = [None] * heads
 
     def add(self, logits: Matrix, marks: Sequence[Any]) -> None:
         """Add windows.
@@ -214,23 +213,23 @@ class Aggregate:
         if not len(logits):
             return
         self.windows += len(logits)
+        head_of, temperature = self._layout.head_of, self._layout.temperature
         wide = logits.astype(np.float64)
-        for spec, columns, head in zip(self._specs, self._columns, self._heads, strict=True):
-            own = wide[:, columns]
-            alarm = _alarm(spec, own)
-            at = int(alarm.argmax())
-            # Not `>`: what is no number compares false, and has to come out as none.
-            if not alarm[at] <= head.top:
-                fade = np.exp((head.top - alarm[at]) / spec.temperature)
-                head.total *= fade
-                head.alarm *= fade
-                head.weighted = head.weighted * fade
-                # A copy, because a part of an array keeps all of it.
-                head.top, head.mark, head.row = float(alarm[at]), marks[at], own[at].copy()
-            shares = np.exp((alarm - head.top) / spec.temperature)
-            head.total += float(shares.sum())
-            head.alarm += float(shares @ alarm)
-            head.weighted = head.weighted + shares @ own
+        alarm = self._layout.alarm(wide)
+        at, found = alarm.argmax(axis=0), alarm.max(axis=0)
+        # Not `>`: what is no number compares false, and has to come out as none.
+        is_higher = ~(found <= self._top)
+        top = np.where(is_higher, found, self._top)
+        fade = np.exp((self._top - top) / temperature)
+        shares = np.exp((alarm - top) / temperature)
+        self._top = top
+        self._total = self._total * fade + shares.sum(axis=0)
+        self._alarm = self._alarm * fade + (shares * alarm).sum(axis=0)
+        self._weighted = self._weighted * fade[head_of] + (shares[:, head_of] * wide).sum(axis=0)
+        for head in np.flatnonzero(is_higher).tolist():
+            own = self._layout.columns[head]
+            self._row[own] = wide[at[head], own]
+            self._marks[head] = marks[at[head]]
 
     def scores(self) -> dict[str, Matrix]:
         """Probabilities of the text; at least one window must have been added.
@@ -238,21 +237,22 @@ class Aggregate:
         Returns:
             Head name -> `[labels]`.
         """
-        scores = {}
-        for spec, offsets, head in zip(self._specs, self._offsets, self._heads, strict=True):
-            if spec.aggregation == "attention":
-                total = head.alarm / head.total
-            else:
-                total = head.top + spec.temperature * np.log(head.total / self.windows)
-            total -= offsets.of(self.windows)
-            mean = head.weighted / head.total
-            # What the average lacks to the aggregate goes to the columns that raise the alarm.
+        layout = self._layout
+        total = np.where(
+            layout.is_attention,
+            self._alarm / self._total,
+            self._top + layout.temperature * np.log(self._total / self.windows),
+        )
+        total -= [offsets.of(self.windows) for offsets in layout.offsets]
+        mean = self._weighted / self._total[layout.head_of]
+        # What the average lacks to the aggregate goes to the columns that raise the alarm.
+        lack = total - layout.alarm(mean[None])[0]
+        for head, (spec, own) in enumerate(zip(layout.specs, layout.columns, strict=True)):
             if spec.kind == "multiclass":
-                mean[1:] += total - _alarm(spec, mean[None])[0]
+                mean[own][1:] += lack[head]
             else:
-                mean[0] = total
-            scores[spec.name] = _probabilities(spec, mean[None].astype(np.float32))[0]
-        return scores
+                mean[own.start] = total[head]
+        return {name: of_text[0] for name, of_text in layout.probabilities(mean[None].astype(np.float32)).items()}
 
     def highest(self) -> Iterator[Highest]:
         """Each head's highest window; at least one window must have been added.
@@ -260,10 +260,11 @@ class Aggregate:
         Yields:
             One a head, in order.
         """
-        for spec, head in zip(self._specs, self._heads, strict=True):
-            scores = _probabilities(spec, head.row[None].astype(np.float32))[0]
+        probabilities = self._layout.probabilities(self._row[None].astype(np.float32))
+        for spec, mark in zip(self._layout.specs, self._marks, strict=True):
+            scores = probabilities[spec.name][0]
             label = int(scores.argmax())
-            yield Highest(spec.name, spec.labels[label], float(scores[label]), head.mark)
+            yield Highest(spec.name, spec.labels[label], float(scores[label]), mark)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,35 +284,55 @@ class Highest:
     mark: Any
 
 
-@dataclass(slots=True)
-class _Running:
-    """A head's sums over the windows so far; shares are relative to the highest alarm."""
+class _Layout:
+    """What the columns are, for all heads at once.
 
-    top: float = -math.inf
-    total: float = 0.0
-    alarm: float = 0.0
-    weighted: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
-    row: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
-    mark: Any = None
+    Args:
+        specs: The heads in the order of their columns.
 
+    Attributes:
+        specs: The same.
+        columns: The columns of each head.
+        head_of: The head of each column.
+        temperature: Of each head.
+        is_attention: Whether each head aggregates so.
+        offsets: What each head subtracts for length.
+    """
 
-def _alarm(spec: HeadSpec, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """How sure a head is that a window holds something: `[windows, columns]` -> `[windows]`."""
-    if spec.kind == "multiclass":
-        return np.asarray(logits[:, 1:].max(axis=1) - logits[:, 0])
-    return logits[:, 0]
+    def __init__(self, specs: tuple[HeadSpec, ...]) -> None:
+        self.specs = specs
+        sizes = [spec.columns for spec in specs]
+        starts = [end - size for end, size in zip(itertools.accumulate(sizes), sizes, strict=True)]
+        self.columns = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+        self.head_of = np.repeat(np.arange(len(specs)), sizes)
+        self.temperature = np.array([spec.temperature for spec in specs])
+        self.is_attention = np.array([spec.aggregation == "attention" for spec in specs])
+        self.offsets = [LengthOffsets(spec.length_offsets) for spec in specs]
+        self._starts = np.array(starts, dtype=np.intp)
 
+    def alarm(self, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """How sure each head is that a window holds something: `[windows, columns]` -> `[windows, heads]`."""
+        alarm = logits[:, self._starts]
+        for head, (spec, own) in enumerate(zip(self.specs, self.columns, strict=True)):
+            if spec.kind == "multiclass":
+                alarm[:, head] = logits[:, own][:, 1:].max(axis=1) - alarm[:, head]
+        return alarm
 
-def _probabilities(spec: HeadSpec, logits: Matrix) -> Matrix:
-    """`[n, columns]` -> `[n, labels]`."""
-    match spec.kind:
-        case "binary":
-            return _sigmoid(logits)
-        case "multiclass":
-            return _softmax(logits)[:, 1:]
-        case "two_level":
-            first = _sigmoid(logits[:, :1])
-            return np.concatenate([first, first * _softmax(logits[:, 1:])], axis=1)
+    def probabilities(self, logits: Matrix) -> dict[str, Matrix]:
+        """`[n, columns]` -> head name -> `[n, labels]`."""
+        found = {}
+        # One call for all heads costs less than it wastes on the columns that need none.
+        sure = _sigmoid(logits)
+        for spec, own in zip(self.specs, self.columns, strict=True):
+            match spec.kind:
+                case "binary":
+                    found[spec.name] = sure[:, own]
+                case "multiclass":
+                    found[spec.name] = _softmax(logits[:, own])[:, 1:]
+                case "two_level":
+                    first = sure[:, own][:, :1]
+                    found[spec.name] = np.concatenate([first, first * _softmax(logits[:, own][:, 1:])], axis=1)
+        return found
 
 
 def _sigmoid(x: Matrix) -> Matrix:

@@ -31,11 +31,13 @@ import functools
 import html
 import itertools
 import re
+import string
 import unicodedata
 import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from lec_guard.detect import kinds
 from lec_guard.detect.words import is_word, split
 
 VERSION = "3"
@@ -128,7 +130,7 @@ def readable(text: str) -> str:
     Returns:
         A string of the same length that can be encoded.
     """
-    return _SURROGATE.sub("\ufffd", text)
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 def meant(text: str) -> View | None:
@@ -143,7 +145,7 @@ def meant(text: str) -> View | None:
     view = View(text)
     for _ in range(DEEPEST):
         before = view.text
-        for spell in _PASSES:
+        for spell in _PASSES if before.isascii() else _FOREIGN_PASSES + _PASSES:
             edits = list(spell(view.text))
             if edits:
                 view = View(_applied(view.text, edits), (*view.edits, Edits(edits)))
@@ -162,7 +164,7 @@ def _applied(text: str, edits: list[Edit]) -> str:
 
 def _may_nest(text: str) -> bool:
     """Whether another round could find anything; a cheap no saves most second rounds."""
-    return not text.isascii() or _ENCODED.search(text) is not None or _SPACED.search(text) is not None
+    return not text.isascii() or any(_encoded(text)) or _SPACED.search(text) is not None
 
 
 # --- invisible characters
@@ -183,7 +185,9 @@ _MEANINGFUL = re.compile(
     # word; the same after a keycap's digit; the end of the flag of a nation.
     "(?<![^\\W\u0590-\u0dff])[\u061c\u200c-\u200f\ufe0f]+|(?<=[0-9])\ufe0f(?=\u20e3)|(?<=[\U000e0020-\U000e007e])\U000e007f"
 )
-_STACKED = re.compile("(?<=[A-Za-z])[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20f0\ufe20-\ufe2f]+")
+_MARKS = "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20f0\ufe20-\ufe2f]"
+_STACKED = re.compile(f"{_MARKS}(?<=[A-Za-z].){_MARKS}*")
+"""After a letter. What is rare comes first here and below, because a search for that is over sooner."""
 
 
 def _tags(text: str) -> Iterator[Edit]:
@@ -229,7 +233,7 @@ _LOOKALIKES = dict(
         strict=True,
     )
 )
-
+_LOOKALIKE = re.compile(f"[{''.join(_LOOKALIKES)}]")
 
 _FEWEST_BADGES = 4
 _COUNTRIES = frozenset(
@@ -249,8 +253,6 @@ _COUNTRIES = frozenset(
 
 def _compatible(text: str) -> Iterator[Edit]:
     """Where some of them are words; one alone is mathematics, a list's number or a flag."""
-    if text.isascii():
-        return
     places = [at for run in _FOREIGN.finditer(text) for at in range(*run.span()) if _is_styled(text[at])]
     runs = list(_together(places))
     words = [run for run in runs if not _is_flags(text[run[0] : run[-1] + 1])]
@@ -306,7 +308,7 @@ def _lookalikes(text: str) -> Iterator[Edit]:
 
     Beside a mixed word, these may be of one or two letters.
     """
-    if text.isascii():
+    if not _LOOKALIKE.search(text):
         return
     letters = [c for c in text if c.isalpha()]
     latin = sum(c.isascii() for c in letters) * 2 > len(letters)
@@ -323,7 +325,8 @@ def _lookalikes(text: str) -> Iterator[Edit]:
 
 _APOSTROPHE = re.compile(r"(?<=[^\W\d_]['\u2019])")
 _SPACED = re.compile(r"(?<![^\W_])[^\W\d_]([ .\-_*|·/~+])(?:[^\W\d_]\1){2,}[^\W\d_](?![^\W_])")
-
+_SPACING = kinds.table({"a": "?" + "".join(re.findall(r"[^\W\d_]", kinds.LATIN)), ".": " .-_*|·/~+"})
+"""Letters, as which those of other scripts are seen too, and marks."""
 
 _MARKED = "  "
 """Two spaces beside spaced letters mark the end of a word."""
@@ -335,6 +338,8 @@ _ENDINGS = ("s", "t", "d", "m", "ll", "re", "ve")
 
 def _spaced(text: str) -> Iterator[Edit]:
     """Beside a word of four spaced letters or more, shorter ones are words too, if spaced alike."""
+    if b".a.a." not in kinds.seen(text, _SPACING):
+        return
     marks = "".join(sorted({run.group(1) for run in _SPACED.finditer(text)}))
     if marks:
         for run in _spaced_by(marks).finditer(text):
@@ -370,7 +375,8 @@ def _words_in(text: str, run: re.Match[str], letters: str) -> list[str]:
 _LEET = str.maketrans("013457@$", "oieastas")
 _LEET_WORD = re.compile(r"(?<![\w@$.|/+=])(?=[013457@$]*+[A-Za-z])[A-Za-z013457@$]++(?![\w@$|/+=])")
 _LONGEST_LEET = 24
-_LEET_INSIDE = re.compile(r"[A-Za-z][013457@$]{1,2}[A-Za-z]")
+_LEET_INSIDE = re.compile(r"[013457@$](?<=[A-Za-z].)[013457@$]?[A-Za-z]")
+"""One or two between letters."""
 _LEET_NUMBER = re.compile(
     # One digit with a full stop, a colon or a bracket after it counts something, and so does a line's first number.
     r"^[ \t]*\d+[.):]|(?<=[A-Za-z]['\u2019])(?P<ending>[57])(?!\w)"
@@ -444,6 +450,8 @@ _LINKS = frozenset(["and", "because", "but", "of", "or", "that", "which", "who"]
 
 def _listed(text: str) -> Iterator[Edit]:
     """Items that follow each other, where they read on: an ordinary list has a thing an item."""
+    if "\n" not in text:
+        return
     group: list[re.Match[str]] = []
     for item in _ITEM.finditer(text):
         if group and not _follows(group[-1], item):
@@ -509,14 +517,26 @@ _ENCODED = re.compile(
 )
 
 
-_MAYBE_ENCODED = re.compile(r"[%\\&]|[A-Za-z0-9+/_-]{16}|(?:[0-9A-Fa-f]{2}[ :,]?){8}")
-"""What each of them has: it is looked for first, because most texts have none."""
+_BASE64 = kinds.table({"b": f"{string.ascii_letters}{string.digits}+/_-"})
+_HEX = kinds.table({"h": string.hexdigits})
+
+
+def _may_be_encoded(text: str) -> bool:
+    """Whether a text has what each of them has: a sign of its own three times, or a run of letters and digits."""
+    return (
+        any(text.count(sign) >= 3 for sign in "%\\&")
+        or b"b" * 16 in kinds.seen(text, _BASE64)
+        or b"h" * 16 in kinds.seen(text, _HEX, without=b" :,")
+    )
+
+
+def _encoded(text: str) -> Iterator[re.Match[str]]:
+    if _may_be_encoded(text):
+        yield from _ENCODED.finditer(text)
 
 
 def _encodings(text: str) -> Iterator[Edit]:
-    if not _MAYBE_ENCODED.search(text):
-        return
-    for run in _ENCODED.finditer(text):
+    for run in _encoded(text):
         decoded = _DECODERS[str(run.lastgroup)](run.group())
         if not decoded or decoded == run.group():
             continue
@@ -592,7 +612,7 @@ def _turned(text: str) -> Iterator[Edit]:
     Words that are common after the turn and not before it are the landmarks; a stretch with three or more of
     them, and no gap of more than six words, reaches out on both sides to the next word that is common as it is.
     """
-    if len(_TURNED_EITHER_WAY.intersection(map(str.lower, _LETTERS.findall(text)))) < _FEWEST_HITS:
+    if len(_TURNED_EITHER_WAY.intersection(kinds.seen(text, _LOWER).split())) < _FEWEST_HITS:
         return
     words = list(_LETTERS.finditer(text))
     plain = [word.group().lower() in _COMMON for word in words]
@@ -649,16 +669,17 @@ def _reversed(text: str) -> str:
 _TURNED = {turn: frozenset(map(turn, _COMMON_AND_LONG)) - _COMMON for turn in (_rot13, _reversed)}
 """Words that are common after the turn, and not before it."""
 
-_TURNED_EITHER_WAY = frozenset().union(*_TURNED.values())
+_TURNED_EITHER_WAY = frozenset(word.encode() for words in _TURNED.values() for word in words)
+
+_LOWER = kinds.table({char: f"{char}{char.upper()}" for char in f"{string.ascii_lowercase}'"})
 
 
-_PASSES: tuple[Callable[[str], Iterator[Edit]], ...] = (
-    _selectors,
-    _tags,
-    _invisible,
-    _stacked,
-    _compatible,
-    _lookalikes,
+_Pass = Callable[[str], Iterator[Edit]]
+
+_FOREIGN_PASSES: tuple[_Pass, ...] = (_selectors, _tags, _invisible, _stacked, _compatible, _lookalikes)
+"""They come first, and find nothing in ASCII."""
+
+_PASSES: tuple[_Pass, ...] = (
     _encodings,
     _spaced,
     _leet,

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
 
+from lec_guard.detect import kinds
 from lec_guard.detect.normalise import View, meant, readable
 from lec_guard.errors import BundleError, DetectorError
 
@@ -37,14 +38,19 @@ _MOST_PARTS = 4
 """Characters that canonical decomposition (NFD) makes of one, at most."""
 
 _SENTENCE_END = re.compile(
-    r"""[.!?\u2026;\u061f\u06d4\u0964\u0965]      # A mark,
-        ['"\u2019\u201d\u00bb)\]*_]*(?=\s|\Z)      # what it may close, and white space.
-    |[\u3002\uff01\uff1f\uff1b]                   # Full-width marks need none.
-    |(?>\r\n|[\n\r\u2028\u2029])(?![ \t]*[a-z])  # A new line, unless wrapped prose goes on in lower case.
-    """,
+    # One set of all that may begin an end, because a search for that is over sooner than one for alternatives.
+    r"""[.!?\u2026;\u061f\u06d4\u0964\u0965\u3002\uff01\uff1f\uff1b\n\r\u2028\u2029]
+    (?:
+        (?<=[.!?\u2026;\u061f\u06d4\u0964\u0965])    # A mark,
+        ['"\u2019\u201d\u00bb)\]*_]*(?=\s|\Z)        # what it may close, and white space.
+    |   (?<=[\u3002\uff01\uff1f\uff1b])             # Full-width marks need none.
+    |   (?<=[\n\r\u2028\u2029])(?>(?<=\r)\n|)       # A new line,
+        (?![ \t]*[a-z])                           # unless wrapped prose goes on in lower case.
+    )""",
     re.VERBOSE,
 )
 _WITHOUT_SPACE = re.compile(r"\S+")
+_NOT_SPACE = kinds.table({"x": "".join(_WITHOUT_SPACE.findall(kinds.LATIN))})
 _TO_LAST_SEAM = re.compile(r".*\W", re.DOTALL)
 
 
@@ -83,10 +89,11 @@ class Window:
 
 @dataclass(slots=True)
 class _Run:
-    """Tokens of a stretch of text: ids, characters, and how many tokens lie before each end of a sentence."""
+    """Tokens of a stretch of text: ids, where they start and stop, and how many lie before each end of a sentence."""
 
     ids: list[int] = field(default_factory=list)
-    spans: list[tuple[int, int]] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    stops: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
 
     def add(self, run: _Run) -> None:
@@ -95,12 +102,13 @@ class _Run:
         ends = (end + len(self.ids) for end in run.ends)
         self.ends += [end for end in ends if not self.ends or end > self.ends[-1]]
         self.ids += run.ids
-        self.spans += run.spans
+        self.starts += run.starts
+        self.stops += run.stops
 
     def without(self, tokens: int) -> _Run:
         """The same without the first tokens."""
         ends = [end - tokens for end in self.ends if end > tokens]
-        return _Run(self.ids[tokens:], self.spans[tokens:], ends)
+        return _Run(self.ids[tokens:], self.starts[tokens:], self.stops[tokens:], ends)
 
     def close(self) -> None:
         """Nothing follows: the end of the text ends a sentence."""
@@ -263,7 +271,8 @@ class Windower:
     def _seen(self, view: View, at: int) -> _Run:
         """Tokens of a block as it is meant, with offsets into the text as it is."""
         run = self._tokens(view.text, 0)
-        run.spans = [(start + at, end + at) for start, end in (view.span(*span) for span in run.spans)]
+        spans = [view.span(*span) for span in zip(run.starts, run.stops, strict=True)]
+        run.starts, run.stops = [start + at for start, _ in spans], [stop + at for _, stop in spans]
         return run
 
     def _runs(self, clean: str) -> Iterator[_Run]:
@@ -274,20 +283,21 @@ class Windower:
         run = _Run()
         for offset, piece in self._pieces(block):
             encoding = self._tokenizer.encode(piece, add_special_tokens=False)
+            spans, offset = encoding.offsets, at + offset
             run.ids += encoding.ids
-            run.spans += [(start + at + offset, end + at + offset) for start, end in encoding.offsets]
-        starts = [start for start, _ in run.spans]
-        ends = (bisect.bisect_left(starts, end.end() + at) for end in _SENTENCE_END.finditer(block))
+            run.starts += [start + offset for start, _ in spans]
+            run.stops += [stop + offset for _, stop in spans]
+        ends = (bisect.bisect_left(run.starts, end.end() + at) for end in _SENTENCE_END.finditer(block))
         run.ends = list(dict.fromkeys(ends))
         return run
 
     def _pieces(self, block: str) -> Iterator[tuple[int, str]]:
         """A block, cut inside the words that the tokenizer would take for one unknown token."""
-        longest, at = self._longest_word, 0
-        for run in _WITHOUT_SPACE.finditer(block) if longest else ():
+        longest, at = self._longest_word or 0, 0
+        # Most texts have no word that is long enough for a closer look.
+        may_be_long = longest and b"x" * (longest // _MOST_PARTS + 1) in kinds.seen(block, _NOT_SPACE)
+        for run in _WITHOUT_SPACE.finditer(block) if may_be_long else ():
             start, end = run.span()
-            if not longest or (end - start) * _MOST_PARTS <= longest:
-                continue  # Most words are too short for a closer look.
             while (stop := _reach(block, start, end, longest)) < end:
                 # Beside punctuation a cut changes nothing; only where there is none it goes through a word.
                 seam = _TO_LAST_SEAM.match(block, start, stop)
@@ -326,9 +336,9 @@ class Windower:
         return border if border is not None and fits and border - short < self.spec.least else short
 
     def _window(self, run: _Run, start: int, end: int, as_meant: bool) -> Window:
-        ids, spans = run.ids[start:end], run.spans[start:end]
-        # Not the ends of the list: a text as it is meant may have another order.
-        span = min(first for first, _ in spans), max(last for _, last in spans)
+        ids = run.ids[start:end]
+        # Not the ends of the lists: a text as it is meant may have another order.
+        span = min(run.starts[start:end]), max(run.stops[start:end])
         unknown = 0 if self._unknown_id is None else ids.count(self._unknown_id)
         return Window([*self._prefix, *ids, *self._suffix], span, unknown, as_meant)
 

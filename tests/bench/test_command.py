@@ -193,8 +193,8 @@ def _invented() -> Report:
             },
             "overhead": [
                 {
-                    "tokens": 16, "check": time, "forward": time, "own": time, "windowing": time, "runnable_ms": 0.1,
-                    "idle_runnable": time,
+                    "tokens": 16, "check": time, "forward": time, "tokenizer": time, "own": time, "windowing": time,
+                    "runnable_ms": 0.1, "idle_runnable": time,
                 }
             ],
             "cold_start": {

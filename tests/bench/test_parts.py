@@ -56,7 +56,8 @@ def test_a_watch_sees_the_forward_passes_and_leaves_no_trace(detectors: Detector
     assert first == [Pass(1, tokens)]
     assert watch.read <= sum(one.batch * one.tokens for one in watch.passes)
     assert 0 < found.forward < found.total
-    assert found.own == found.total - found.forward
+    assert 0 < found.tokenizer < watch.tokenizing
+    assert found.own == found.total - found.forward - found.tokenizer > 0
     detector.score([step(TEXT)])
     assert watch.passes[:1] == first
     assert found.forward < watch.seconds
@@ -65,7 +66,7 @@ def test_a_watch_sees_the_forward_passes_and_leaves_no_trace(detectors: Detector
 def test_a_watch_counts_an_int8_window_as_a_pass_of_its_own() -> None:
     import numpy as np
 
-    from lec_guard.bench.detectors import _Watched
+    from lec_guard.bench.detectors import _WatchedBackend
 
     class Int8:
         name = "onnx-int8"
@@ -75,7 +76,7 @@ def test_a_watch_counts_an_int8_window_as_a_pass_of_its_own() -> None:
 
     watch = Watch()
     ids, mask = np.ones((2, 5), dtype=np.int64), np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
-    assert _Watched(Int8(), watch).features(ids, mask) is ids
+    assert _WatchedBackend(Int8(), watch).features(ids, mask) is ids
     assert watch.passes == [Pass(1, 5), Pass(1, 2)]
     assert watch.read == 7
 
@@ -167,6 +168,7 @@ def test_overhead_is_what_is_not_the_model(detectors: Detectors) -> None:
     (found,) = measure_overhead(detectors, SMALL)
     assert found.tokens == 12
     assert 0 < found.own.p50_ms < found.check.p50_ms
+    assert 0 < found.tokenizer.p50_ms < found.check.p50_ms
     assert found.windowing.p50_ms > 0
     assert found.idle_runnable.rounds == SMALL.pairs
 

@@ -302,6 +302,35 @@ def test_logits_of_any_size_come_in_parts(logits: list[float], size: int, temper
     assert highest.mark == int(np.argmax(logits))
 
 
+@pytest.mark.parametrize("first", [0, 2])
+@pytest.mark.parametrize("broken", HEADS, ids=lambda spec: spec.kind)
+def test_what_is_no_number_comes_out_as_none_and_stays_with_its_head(broken: HeadSpec, first: int) -> None:
+    stack = random_heads(WIDTH)
+    logits = stack.logits(features(5))
+    sound = stack.text_scores(logits)
+    at = {spec.name: sum(one.columns for one in HEADS[:place]) for place, spec in enumerate(HEADS)}
+    logits[first, at[broken.name]] = np.nan
+    text = stack.aggregate()
+    for start in range(len(logits)):
+        text.add(logits[start : start + 1], [start])
+    scores = text.scores()
+    assert np.isnan(scores.pop(broken.name)).all()
+    for name, values in scores.items():
+        np.testing.assert_allclose(values, sound[name], rtol=0, atol=1e-6)
+
+
+def test_a_text_keeps_no_part_of_what_it_was_given() -> None:
+    stack = random_heads(WIDTH)
+    logits = stack.logits(features(5))
+    text = stack.aggregate()
+    text.add(logits, range(5))
+    scores, highest = text.scores(), list(text.highest())
+    logits[:] = 0
+    assert list(text.highest()) == highest
+    for name, values in text.scores().items():
+        np.testing.assert_array_equal(values, scores[name])
+
+
 def test_of_windows_that_are_as_high_the_first_is_the_highest() -> None:
     text = one_head(BINARY).aggregate()
     text.add(np.array([[0.5], [2.0], [2.0]], np.float32), ["a", "b", "c"])

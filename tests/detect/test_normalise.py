@@ -15,6 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lec_guard.detect import kinds, normalise
 from lec_guard.detect.normalise import View, meant, readable
 from tests.attacks import ATTACKS, ENGLISH
 
@@ -389,7 +390,7 @@ def test_benign_text_is_read_once(name: str) -> None:
     assert view is None, view.text
 
 
-# --- offsets
+# --- offsets and short cuts
 
 PARTS = [
     *"aIz1 .-%&\\\n",
@@ -456,6 +457,111 @@ def test_a_part_of_a_decoded_run_maps_to_the_whole_run() -> None:
 
 # --- time
 
+# Of encodings, spaced letters, leet and turned words, whole and half, with what may stand around them.
+SCRAPS = [
+    *[
+        "0x",
+        "0X",
+        "6f",
+        "4A",
+        "1",
+        "g",
+        "aWdub3Jl",
+        "Ab3/",
+        "-",
+        "_",
+        "+",
+        "=",
+        ":",
+        ",",
+        ";",
+        " ",
+        "  ",
+        "\n",
+        ".",
+        "*",
+    ],
+    *[
+        "%41",
+        "%",
+        "\\x41",
+        "\\u0041",
+        "\\",
+        "&#65;",
+        "&#x41;",
+        "&amp;",
+        "&",
+        "&amp; ",
+        "\u00b7",
+        "\u00b2",
+        "?",
+        "/",
+        "~",
+        "|",
+    ],
+    *["a", "I", "\u00e9", "\u0430", "\u4f60", "\u0130", "\u212a", "\u0661", "'", "1gn0r3", "pr3v", "@", "$0", "l33t"],
+    *["gur", "naq", "lbh", "Eht", "dnA", "uoy", "tuo", "ignore", "the", "1. you ", "2. are ", "- ", "\u0301", "\u200b"],
+]
+TATTERED = st.lists(st.sampled_from(SCRAPS), max_size=40).map("".join)
+
+
+@given(TATTERED | MIXED | READABLE)
+@settings(max_examples=1000, deadline=None)
+@example("0x" + "6f" * 8)
+@example("6f 6f:6f,6f6f 6f 6f 6f")
+@example("aWdub3JlIGFsbCBy")
+@example("\u00e9aWdub3JlIGFsbCBy")
+@example("&amp;&lt;&gt;")
+@example("\u4f60\u00b7\u597d\u00b7\u4f60\u00b7\u597d")
+@example("\u00b2.\u00b3.\u00b9.\u00bd")
+@example("l33t")
+@example("a@@b")
+def test_what_is_looked_for_first_is_what_each_of_them_has(text: str) -> None:
+    if normalise._ENCODED.search(text):
+        assert normalise._may_be_encoded(text)
+    if normalise._SPACED.search(text):
+        assert b".a.a." in kinds.seen(text, normalise._SPACING)
+    assert bool(normalise._LEET_INSIDE.search(text)) == bool(re.search("[A-Za-z][013457@$]{1,2}[A-Za-z]", text))
+    words = {word.lower().encode() for word in re.findall("[A-Za-z']{2,}", text)}
+    assert {word for word in kinds.seen(text, normalise._LOWER).split() if len(word) > 1} == words
+    marks = re.compile(f"(?<=[A-Za-z]){normalise._MARKS}+")
+    assert [run.span() for run in normalise._STACKED.finditer(text)] == [run.span() for run in marks.finditer(text)]
+    if "\n" not in text:
+        assert len(list(normalise._ITEM.finditer(text))) <= 1
+
+
+@given(st.text(st.characters(max_codepoint=127)) | TATTERED.filter(str.isascii))
+@settings(max_examples=300)
+def test_ascii_holds_nothing_for_the_passes_that_it_is_spared(text: str) -> None:
+    for spell in normalise._FOREIGN_PASSES:
+        assert list(spell(text)) == []
+
+
+def meant_at_length(text: str) -> str:
+    """All passes on every text, for as long as something may be left."""
+    for _ in range(normalise.DEEPEST):
+        before = text
+        for spell in normalise._FOREIGN_PASSES + normalise._PASSES:
+            text = normalise._applied(text, list(spell(text)))
+        left = not text.isascii() or normalise._ENCODED.search(text) or normalise._SPACED.search(text)
+        if text == before or not left:
+            break
+    return text
+
+
+@given(TATTERED | MIXED | READABLE)
+@settings(max_examples=500, deadline=None)
+def test_short_cuts_change_nothing(text: str) -> None:
+    view = meant(text)
+    assert (text if view is None else view.text) == meant_at_length(text)
+
+
+@pytest.mark.parametrize("text", [*BENIGN.values(), *(spell(PLAIN) for spell in SPELLINGS.values())])
+def test_short_cuts_change_nothing_of_what_is_known(text: str) -> None:
+    view = meant(text)
+    assert (text if view is None else view.text) == meant_at_length(text)
+
+
 SIZE = 200_000
 LONG = {
     "ascii": "The quick brown fox jumps over the lazy dog. ",
@@ -509,6 +615,9 @@ LONG = {
     "empty lines": "\n",
     "blank lines": " \n",
     "bullets": "- ",
+    "almost base64": "aWdub3JlIGFsbCB ",
+    "almost hex": "6f6f6f6f6f6f6f6 g",
+    "almost spaced": ".a.a",
 }
 
 

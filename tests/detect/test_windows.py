@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
+import re
 import sys
 import time
 import tracemalloc
@@ -15,8 +16,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers
 
+from lec_guard.detect import kinds
 from lec_guard.detect.normalise import meant, readable
-from lec_guard.detect.windows import _MOST_TOKENS, Window, Windower, WindowSpec
+from lec_guard.detect.windows import _MOST_TOKENS, _NOT_SPACE, _SENTENCE_END, Window, Windower, WindowSpec
 from lec_guard.errors import BundleError, DetectorError
 from tests.detect.models import decoder_tokenizer
 
@@ -63,6 +65,26 @@ def as_it_is(windower: Windower, text: str) -> list[Window]:
 
 def as_meant(windower: Windower, text: str) -> list[Window]:
     return [window for window in windower.windows(text) if window.as_meant]
+
+
+SEVERAL_ENDS = re.compile(
+    r"""[.!?\u2026;\u061f\u06d4\u0964\u0965]['"\u2019\u201d\u00bb)\]*_]*(?=\s|\Z)"""
+    r"|[\u3002\uff01\uff1f\uff1b]|(?>\r\n|[\n\r\u2028\u2029])(?![ \t]*[a-z])"
+)
+"""The ends of sentences, each by itself."""
+SCRAPS = [*".!?;\u2026\u061f\u0965\u3002\uff1b'\")]*_ \t\n\r\u2028\u2029aA1", "\r\n", "\n \t", "word"]
+
+
+@given(st.lists(st.sampled_from(SCRAPS), max_size=30).map("".join) | st.text())
+@settings(max_examples=500)
+def test_one_search_finds_all_ends_of_sentences(text: str) -> None:
+    assert [end.span() for end in _SENTENCE_END.finditer(text)] == [end.span() for end in SEVERAL_ENDS.finditer(text)]
+
+
+@given(st.text(st.characters(exclude_categories=("Cs",))), st.integers(1, 20))
+def test_a_quick_look_misses_no_long_word(text: str, length: int) -> None:
+    if re.search(rf"\S{{{length}}}", text):
+        assert b"x" * length in kinds.seen(text, _NOT_SPACE)
 
 
 def assert_covers(
