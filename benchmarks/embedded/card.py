@@ -14,11 +14,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.embedded.fit import LENGTHS
 from benchmarks.embedded.long_texts import PLACES, SETS, TOKENS
 from benchmarks.embedded.pairs import CHOSEN_ON, MEASURED
 from benchmarks.embedded.tasks import CATEGORIES, TASKS
 from lec_guard.detect.bundle import EMBEDDED, read_bundle
+from lec_guard.train.calibrate import LENGTHS
 
 README = Path(__file__).parent.parent.parent / "README.md"
 BEGIN, END = "<!-- numbers: python -m benchmarks.embedded.card -->", "<!-- end of numbers -->"

@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.embedded.cached import Cached
 from benchmarks.embedded.features import LAYERS, PACKAGE, WINDOW
 from benchmarks.embedded.pairs import describe, fit_off_policy, injected
-from benchmarks.embedded.tasks import CATEGORIES, TASKS, Task, category
+from benchmarks.embedded.tasks import CATEGORIES, STAGES, TASKS, Task, category
 from lec_guard.detect.bundle import (
     EMBEDDED,
     BundleSpec,
@@ -36,7 +35,8 @@ from lec_guard.detect.bundle import (
     write_bundle,
 )
 from lec_guard.detect.extractor import Block, Extractor
-from lec_guard.detect.heads import HeadSpec, HeadStack, LengthOffset, LengthOffsets
+from lec_guard.detect.heads import BenignScores, HeadSpec, HeadStack, LengthOffset, LengthOffsets
+from lec_guard.train.calibrate import AGGREGATIONS, aggregate, benign_scores, platt, threshold_at
 from lec_guard.train.data import Example
 from lec_guard.train.fit import (
     Columns,
@@ -46,8 +46,6 @@ from lec_guard.train.fit import (
     family_folds,
     fit_categories,
     fit_windows,
-    highest,
-    platt,
     text_logits,
 )
 
@@ -55,9 +53,6 @@ FOLDS = 5
 PENALTIES = (0.005, 0.02)
 NEAR = 0.005  # Mean AUC that a cheaper extractor may cost.
 SWEEP_PENALTY = 0.01
-TEMPERATURES = (0.1, 0.3, 0.5, 1.0, 2.0)  # No higher: whoever pads a text with harmless pages would choose its score.
-LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-DOCUMENTS = 1500
 MOST = {0: 20, 1: 40}
 SWEEP_MOST = {0: 4, 1: 20}
 """Windows of a benign and of an attacked text to fit on, at most: documents would outweigh all else. Fewer will
@@ -168,21 +163,9 @@ def family_aucs(scores: Floats, rows: Rows) -> dict[str, float]:
     return aucs
 
 
-def threshold_at(scores: Floats, rows: Rows, rate: float) -> float:
-    """The score that benign texts exceed at a rate, where every family counts alike."""
-    benign = rows.labels == 0
-    order = np.argsort(-scores[benign])
-    share = np.zeros(benign.sum())
-    for family in np.unique(rows.families[benign]):
-        own = rows.families[benign] == family
-        share[own] = 1 / own.sum()
-    running = np.cumsum(share[order] / share.sum())
-    return float(scores[benign][order][np.searchsorted(running, rate)])
-
-
 def macro_recall(scores: Floats, rows: Rows, rate: float) -> float:
     """Recall at a macro false-positive rate, averaged over families."""
-    bar = threshold_at(scores, rows, rate)
+    bar = threshold_at(scores[rows.labels == 0], rows.families[rows.labels == 0], rate)
     families = np.unique(rows.families[rows.labels == 1])
     return float(np.mean([(scores[(rows.families == f) & (rows.labels == 1)] > bar).mean() for f in families]))
 
@@ -238,88 +221,6 @@ def choose(found: Sequence[Candidate]) -> dict[str, tuple[Block, ...]]:
     return {task.head: max(within, key=lambda one: one.heads[task.head]).blocks for task in TASKS}
 
 
-@dataclass(frozen=True)
-class Aggregation:
-    """How windows make a text's logit, and what came of it on documents of many lengths.
-
-    `log_mean_exp` has a temperature; `top_mean` is the mean of that many highest windows; `attention` is the mean
-    weighted by the softmax of the windows' own logits over a temperature.
-    """
-
-    method: Literal["log_mean_exp", "top_mean", "attention"]
-    parameter: float
-    taken_off: dict[int, float]
-    recall_by_windows: dict[int, float]
-    false_alarms_by_windows: dict[int, float]
-
-    @property
-    def gain(self) -> float:
-        """Recall beyond false alarms, over all lengths."""
-        sums = [float(np.mean(list(own.values()))) for own in (self.recall_by_windows, self.false_alarms_by_windows)]
-        return sums[0] - sums[1]
-
-    def logits(self, windows: Floats) -> Floats:
-        """`[documents, windows]` -> `[documents]`, before what is taken off for their length."""
-        documents, n = windows.shape
-        if self.method == "top_mean":
-            most = min(int(self.parameter), n)
-            return np.asarray(-np.partition(-windows, most - 1, axis=1)[:, :most].mean(axis=1), np.float32)
-        owner = np.repeat(np.arange(documents), n)
-        return text_logits(windows.ravel(), owner, documents, self.parameter, self.method)
-
-
-AGGREGATIONS = [
-    *(Aggregation("log_mean_exp", t, {}, {}, {}) for t in TEMPERATURES),
-    *(Aggregation("attention", t, {}, {}, {}) for t in (0.3, 1.0, 2.0)),
-    *(Aggregation("top_mean", m, {}, {}, {}) for m in (1, 3, 5)),
-]
-"""What is tried: `top_mean` of one is the bare maximum, for comparison."""
-
-
-def aggregate(logits: Floats, rows: Rows, way: Aggregation) -> Aggregation:
-    """Measure on made-up documents what is to be taken off for length, and on others what comes of it.
-
-    A document is n harmless windows of one family that the model had not seen; an attacked one has one of them
-    replaced by the highest window of an attacked text. Every family counts alike. Where a head reads documents,
-    the windows are of documents: nobody writes prompts of thousands of sentences.
-    """
-    families = rows.families[rows.owner]
-    harmless = rows.labels[rows.owner] == 0
-    if (rows.kinds == "document").any():
-        harmless &= rows.kinds[rows.owner] == "document"
-    pools = [logits[harmless & (families == f)] for f in np.unique(families[harmless])]
-    pools = [pool for pool in pools if len(pool) >= 100]
-    witness = highest(logits, rows.owner, len(rows.texts))
-    attacks = [witness[(rows.labels == 1) & (rows.families == f)] for f in np.unique(rows.families[rows.labels == 1])]
-    quantiles = {n: _quantile(way.logits(_documents(pools, n, seed=0))) for n in LENGTHS}
-    recall, alarms = {}, {}
-    for n in LENGTHS:
-        bar = quantiles[n]
-        documents = _documents(pools, n, seed=1)
-        alarms[n] = float((way.logits(documents) > bar).mean())
-        caught = []
-        for number, attack in enumerate(attacks):
-            documents[:, 0] = np.random.default_rng(number).choice(attack, len(documents))
-            caught.append(float((way.logits(documents) > bar).mean()))
-        recall[n] = float(np.mean(caught))
-    return replace(
-        way,
-        taken_off={n: quantiles[n] - quantiles[1] for n in LENGTHS},
-        recall_by_windows=recall,
-        false_alarms_by_windows=alarms,
-    )
-
-
-def _documents(pools: list[Floats], n: int, *, seed: int) -> Floats:
-    """Logits of made-up harmless documents of n windows: `[documents, n]`."""
-    random = np.random.default_rng([seed, n])
-    return np.concatenate([random.choice(pool, (DOCUMENTS // len(pools), n)) for pool in pools])
-
-
-def _quantile(values: Floats) -> float:
-    return float(np.quantile(values, 1 - FPRS[0]))
-
-
 def fit_head(cached: Cached, blocks: Sequence[Block], task: Task) -> tuple[HeadSpec, Columns, dict[str, object]]:
     """Choose penalty and aggregation of one head, calibrate it out of family, and fit it on everything."""
     rows = Rows.of(cached, task)
@@ -332,7 +233,11 @@ def fit_head(cached: Cached, blocks: Sequence[Block], task: Task) -> tuple[HeadS
         return float(np.mean(list(family_aucs(texts, rows).values()))) + macro_recall(texts, rows, 0.05)
 
     c = max(PENALTIES, key=quality)
-    tried = [aggregate(by_penalty[c], rows, way) for way in AGGREGATIONS]
+    # Where a head reads documents, lengths are measured on those: nobody writes prompts of thousands of sentences.
+    harmless = rows.labels == 0
+    if (rows.kinds == "document").any():
+        harmless &= rows.kinds == "document"
+    tried = [aggregate(by_penalty[c], rows.owner, rows.labels, rows.families, harmless, way) for way in AGGREGATIONS]
     best = max((one for one in tried if one.method != "top_mean"), key=lambda one: one.gain)
     offsets = LengthOffsets([LengthOffset(windows=n, logit=taken) for n, taken in best.taken_off.items()])
     lengths = np.bincount(rows.owner, minlength=len(rows.texts))
@@ -356,7 +261,9 @@ def fit_head(cached: Cached, blocks: Sequence[Block], task: Task) -> tuple[HeadS
         "left_out_family_auc": aucs,
         "mean_left_out_family_auc": float(np.mean(list(aucs.values()))),
         "platt": [slope, offset],
-        "thresholds_out_of_family": {str(rate): threshold_at(scores, rows, rate) for rate in FPRS},
+        "thresholds_out_of_family": {
+            str(rate): threshold_at(scores[rows.labels == 0], rows.families[rows.labels == 0], rate) for rate in FPRS
+        },
         "thresholds_on_documents": thresholds_on_documents(scores, rows),
         "macro_recall_out_of_family": {str(rate): macro_recall(scores, rows, rate) for rate in FPRS},
     }
@@ -369,6 +276,7 @@ def fit_head(cached: Cached, blocks: Sequence[Block], task: Task) -> tuple[HeadS
         aggregation=best.method,
         temperature=best.parameter * slope,
         length_offsets=tuple(LengthOffset(windows=n, logit=taken * slope) for n, taken in best.taken_off.items()),
+        benign=_benign(scores, lengths, rows),
     )
     return spec, _with_categories(cached, features, column, c) if two_level else column, report
 
@@ -378,9 +286,16 @@ def thresholds_on_documents(scores: Floats, rows: Rows) -> dict[str, float]:
     chosen = (rows.kinds == "document") & (rows.labels == 0)
     if not chosen.any():
         return {}
-    none = np.empty(0, np.int64)
-    own = Rows(rows.texts[chosen], rows.labels[chosen], rows.families[chosen], rows.kinds[chosen], none, none)
-    return {str(rate): threshold_at(scores[chosen], own, rate) for rate in (*HALVES, *FPRS)}
+    return {str(rate): threshold_at(scores[chosen], rows.families[chosen], rate) for rate in (*HALVES, *FPRS)}
+
+
+def _benign(scores: Floats, windows: Ints, rows: Rows) -> tuple[BenignScores, ...]:
+    """What the spec keeps of benign texts: those of each kind at the stages where they pass."""
+    benign = np.flatnonzero(rows.labels == 0)
+    stages = [STAGES[kind] for kind in rows.kinds[benign]]
+    repeated = np.repeat(benign, [len(own) for own in stages])
+    flat = [stage for own in stages for stage in own]
+    return benign_scores(scores[repeated], windows[repeated], rows.families[repeated], flat)
 
 
 def _with_categories(cached: Cached, features: Floats, first: Columns, c: float) -> Columns:

@@ -22,8 +22,9 @@ from benchmarks.embedded.cached import Cached
 from lec_guard.detect.extractor import Block
 from lec_guard.detect.heads import HeadSpec
 from lec_guard.detect.pairs import Part, meet
+from lec_guard.train.calibrate import platt
 from lec_guard.train.data import Example
-from lec_guard.train.fit import Columns, Floats, Ints, fit_binary, platt, shares, text_logits
+from lec_guard.train.fit import Columns, Floats, Ints, fit_binary, shares, text_logits
 
 HEAD = "off_policy"
 MEASURED = "spml_pairs"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lec_guard.train.data import Example
+from lec_guard.step import Stage
+from lec_guard.train.data import Example, Kind
 
 CATEGORIES = (
     "violent_crime_weapons",
@@ -70,6 +71,15 @@ HAZARDS: dict[str, dict[str, str]] = {
     "hatecheck": {"": _HATE},
     "hatemoji_build_test": {"": _HATE},
 }  # fmt: skip
+
+
+STAGES: dict[Kind, tuple[Stage, ...]] = {
+    "prompt": ("input",),
+    "statement": ("input",),
+    "response": ("output",),
+    "document": ("tool_output", "retrieval"),
+}
+"""Where texts of a kind pass a guard."""
 
 
 def category(example: Example) -> int | None:

@@ -17,10 +17,12 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lec_guard.errors import BundleError
+from lec_guard.step import Stage
 
 Matrix = npt.NDArray[np.float32]
 
 _Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+_Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class LengthOffset(BaseModel):
@@ -35,6 +37,38 @@ class LengthOffset(BaseModel):
 
     windows: Annotated[int, Field(gt=0)]
     logit: Annotated[float, Field(allow_inf_nan=False)]
+
+
+class BenignScores(BaseModel):
+    """How high benign texts of families that a head had not seen score: what a false-positive budget is read from.
+
+    Attributes:
+        stage: Where such texts pass.
+        windows: They have so many windows or more, up to the next entry of the same stage.
+        texts: How many there were.
+        families: Of how many families.
+        rates: Shares of them, every family counting alike, the largest first; none is below 3 / `texts`.
+        scores: What that share of them exceeds: of a head with several labels, the highest label counts.
+        worst: The share of the family with most of them above each score.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: Stage
+    windows: Annotated[int, Field(gt=0)]
+    texts: Annotated[int, Field(gt=0)]
+    families: Annotated[int, Field(gt=0)]
+    rates: tuple[_Share, ...]
+    scores: tuple[_Share, ...]
+    worst: tuple[_Share, ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not len(self.rates) == len(self.scores) == len(self.worst):
+            raise ValueError("every rate needs its score and its worst family")
+        if list(self.rates) != sorted(set(self.rates), reverse=True) or list(self.scores) != sorted(self.scores):
+            raise ValueError("rates must fall, and scores rise with it")
+        return self
 
 
 class HeadSpec(BaseModel):
@@ -52,6 +86,7 @@ class HeadSpec(BaseModel):
         temperature: t.
         length_offsets: What a text has subtracted from its logit for what many windows give by chance, so that
             false alarms are as frequent as for one window; none subtracts nothing.
+        benign: How high benign texts score, by stage and number of windows; a stage that is missing was not measured.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +97,7 @@ class HeadSpec(BaseModel):
     aggregation: Literal["log_mean_exp", "attention"] = "log_mean_exp"
     temperature: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1.0
     length_offsets: tuple[LengthOffset, ...] = ()
+    benign: tuple[BenignScores, ...] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -74,6 +110,10 @@ class HeadSpec(BaseModel):
         points = [point.windows for point in self.length_offsets]
         if points != sorted(set(points)):
             raise ValueError("length offsets must be in the order of their windows, each once")
+        for stage in {entry.stage for entry in self.benign}:
+            bins = [entry.windows for entry in self.benign if entry.stage == stage]
+            if bins[0] != 1 or bins != sorted(set(bins)):
+                raise ValueError(f"benign scores of {stage} must start at 1 window and be in order, each once")
         return self
 
     @property

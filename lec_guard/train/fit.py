@@ -196,21 +196,6 @@ def balanced_weights(labels: Ints, families: npt.NDArray[np.str_]) -> Floats:
     return np.asarray(weights * len(labels) / 2, np.float32)
 
 
-def platt(logits: Floats, labels: Ints, weights: Floats) -> tuple[float, float]:
-    """Slope and offset that turn out-of-family logits into log odds (Platt 1999).
-
-    Args:
-        logits: `[n]`, from models that have not seen the row's family.
-        labels: 0 or 1, `[n]`.
-        weights: Weight of each row; they state the prior.
-
-    Returns:
-        Slope and offset.
-    """
-    model = LogisticRegression(C=1e6).fit(logits[:, None], labels, sample_weight=weights)
-    return float(model.coef_[0, 0]), float(model.intercept_[0])
-
-
 def family_folds(labels: Ints, families: npt.NDArray[np.str_], count: int) -> list[Ints]:
     """Split texts so that a family is never on both sides, and every fold holds out positives.
 

@@ -11,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lec_guard.detect.heads import HeadSpec, HeadStack
+from lec_guard.train.calibrate import platt
 from lec_guard.train.fit import (
     Columns,
     balanced_weights,
@@ -19,7 +20,6 @@ from lec_guard.train.fit import (
     fit_categories,
     fit_windows,
     highest,
-    platt,
     text_logits,
 )
 
