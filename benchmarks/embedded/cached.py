@@ -9,12 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.embedded.features import name
+from benchmarks.embedded.sets import Example
 from lec_guard.detect.extractor import Block
-from lec_guard.train.data import Example
+from lec_guard.train.features import ContextFeatures, Features
 from lec_guard.train.fit import Floats, Ints
-
-_ARRAYS = ("owner", "contexts", "context_owner")
 
 
 @dataclass(frozen=True)
@@ -22,30 +20,29 @@ class Cached:
     """Examples with the features of their windows after each layer, and those of their contexts."""
 
     examples: list[Example]
-    owner: Ints
     contexts: Ints
-    context_owner: Ints
     folder: Path
+    _texts: Features
+    _contexts: ContextFeatures
 
     @classmethod
     def read(cls, folder: Path) -> Cached:
         """Read what `features.collect` wrote."""
         with (folder / "examples.jsonl").open(encoding="utf-8") as lines:
             examples = [Example(**json.loads(line)) for line in lines]
-        owner, contexts, context_owner = (np.load(folder / f"{what}.npy") for what in _ARRAYS)
-        return cls(examples, owner, contexts, context_owner, folder)
+        contexts = np.load(folder / "contexts.npy")
+        own = ContextFeatures(features=Features.read(folder / "contexts"), rows=contexts)
+        return cls(examples, contexts, folder, Features.read(folder / "texts"), own)
+
+    @property
+    def owner(self) -> Ints:
+        """The example of each window."""
+        return self._texts.owner
 
     def features(self, blocks: Sequence[Block]) -> Floats:
         """Those of texts: `[windows, width of the blocks]`."""
-        return self._features(blocks, slice(0, len(self.owner)))
+        return self._texts.of(blocks)
 
     def context_features(self, blocks: Sequence[Block]) -> Floats:
         """Those of contexts, as `Meeting.read` has them: `[contexts, width of the blocks]`."""
-        rows = self._features(blocks, slice(len(self.owner), None))
-        total = np.zeros((self.context_owner.max() + 1, rows.shape[1]))
-        np.add.at(total, self.context_owner, rows)
-        return np.asarray(total / np.bincount(self.context_owner)[:, None], np.float32)
-
-    def _features(self, blocks: Sequence[Block], rows: slice) -> Floats:
-        files = [np.load(self.folder / name(block), mmap_mode="r") for block in blocks]
-        return np.concatenate([file[rows] for file in files], axis=1, dtype=np.float32)
+        return self._contexts.of(blocks)

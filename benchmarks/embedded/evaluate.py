@@ -25,12 +25,12 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.embedded.cached import Cached
 from benchmarks.embedded.features import sample
 from benchmarks.embedded.fit import Rows
+from benchmarks.embedded.sets import Example
 from benchmarks.embedded.tasks import CATEGORIES, TASKS, Task, category
 from lec_guard.detect.bundle import EMBEDDED
 from lec_guard.detect.detector import LayerDetector
 from lec_guard.policy.store import PolicyStore
 from lec_guard.step import Scores, Step
-from lec_guard.train.data import Example
 from lec_guard.train.fit import Floats, balanced_weights
 
 RESAMPLES = 500

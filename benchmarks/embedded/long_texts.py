@@ -15,9 +15,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks.embedded.sets import read_examples
 from lec_guard import Guard, LayerDetector, Step
 from lec_guard.detect.bundle import EMBEDDED
-from lec_guard.train.data import read_examples
 from tests.attacks import ATTACKS
 
 SETS = ("loghub_logs", "bipia", "gsm8k", "xstest_response", "arena_hard")

@@ -19,11 +19,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.embedded.cached import Cached
+from benchmarks.embedded.sets import Example
 from lec_guard.detect.extractor import Block
 from lec_guard.detect.heads import HeadSpec
 from lec_guard.detect.pairs import Part, meet
 from lec_guard.train.calibrate import platt
-from lec_guard.train.data import Example
 from lec_guard.train.fit import Columns, Floats, Ints, fit_binary, shares, text_logits
 
 HEAD = "off_policy"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmarks.embedded.sets import Example, Kind
 from lec_guard.step import Stage
-from lec_guard.train.data import Example, Kind
 
 CATEGORIES = (
     "violent_crime_weapons",

@@ -58,7 +58,7 @@ def read_document(file: Path) -> Document:
     except OSError as error:
         raise PolicyError(f"{file}: can't be read: {error.strerror}") from None
     if len(content) > _LARGEST:
-        raise PolicyError(f"{file}: more than {_LARGEST} bytes, too many for a policy file")
+        raise PolicyError(f"{file}: more than {_LARGEST} bytes, too many for a file that a person wrote")
     try:
         text = content.decode("utf-8")
         depth = 0
@@ -66,7 +66,7 @@ def read_document(file: Path) -> Document:
             line = event.start_mark.line + 1 if event.start_mark else 1
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEEPEST:
-                raise PolicyError(f"{file}:{line}: nested too deep for a policy")
+                raise PolicyError(f"{file}:{line}: nested too deep")
             if isinstance(event, yaml.AliasEvent):
                 raise PolicyError(f"{file}:{line}: YAML aliases are not allowed; write it out")
             if isinstance(event, yaml.NodeEvent) and getattr(event, "tag", None) is not None:

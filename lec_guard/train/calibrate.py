@@ -15,13 +15,19 @@ from sklearn.linear_model import LogisticRegression
 
 from lec_guard.detect.heads import BenignScores
 from lec_guard.step import Stage
-from lec_guard.train.fit import Floats, Ints, highest, text_logits
+from lec_guard.train.fit import Floats, Ints, highest
 
 LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 """Windows of the documents on which lengths are measured."""
 
 DOCUMENTS = 1500
 """How many documents of each length are made up."""
+
+_WINDOWS = 2**22
+"""They have no more windows than this together: of the longest there are fewer."""
+
+PRIOR = 0.5
+"""Share of harmful texts that calibrated probabilities take for granted: both sides count alike."""
 
 BUDGET = 0.01
 """Share of benign documents that may raise an alarm, whatever their length."""
@@ -61,12 +67,43 @@ class Aggregation:
 
     def logits(self, windows: Floats) -> Floats:
         """`[documents, windows]` -> `[documents]`, before what is taken off for their length."""
+        first = windows[:, 0]
+        return np.asarray(self.logits_with(first[None], self.rest(windows[:, 1:]))[0], np.float32)
+
+    def rest(self, windows: Floats) -> Floats:
+        """What is to be known of all windows of documents but one: `[documents, windows]` -> `[documents, sums]`."""
         documents, n = windows.shape
         if self.method == "top_mean":
             most = min(int(self.parameter), n)
-            return np.asarray(-np.partition(-windows, most - 1, axis=1)[:, :most].mean(axis=1), np.float32)
-        owner = np.repeat(np.arange(documents), n)
-        return text_logits(windows.ravel(), owner, documents, self.parameter, self.method)
+            top = -np.partition(-windows, most - 1, axis=1)[:, :most] if most else windows
+            padding = np.full((documents, int(self.parameter) - most), -np.inf, np.float32)
+            return np.hstack([top, padding])
+        top = windows.max(axis=1, initial=-np.inf)
+        each = np.exp((windows - np.where(np.isfinite(top), top, 0)[:, None]) / self.parameter)
+        return np.stack([top, each.sum(axis=1), (each * windows).sum(axis=1), np.full(documents, n)], axis=1)
+
+    def logits_with(self, windows: Floats, rest: Floats) -> Floats:
+        """The documents' logits with one more window each.
+
+        Args:
+            windows: The one more, as often as wanted: `[times, documents]`.
+            rest: What `rest` gave of the others.
+
+        Returns:
+            `[times, documents]`, before what is taken off for their length.
+        """
+        if self.method == "top_mean":
+            every = np.concatenate([np.broadcast_to(rest, (len(windows), *rest.shape)), windows[..., None]], axis=2)
+            top = -np.sort(-every, axis=2)[..., : int(self.parameter)]
+            there = np.isfinite(top)
+            return np.asarray(np.where(there, top, 0).sum(axis=2) / there.sum(axis=2), np.float32)
+        below, total, weighted, n = rest.T
+        top = np.maximum(windows, below)
+        fade, own = np.exp((below - top) / self.parameter), np.exp((windows - top) / self.parameter)
+        shares = total * fade + own
+        if self.method == "attention":
+            return np.asarray((weighted * fade + own * windows) / shares, np.float32)
+        return np.asarray(top + self.parameter * np.log(shares / (n + 1)), np.float32)
 
 
 AGGREGATIONS = [
@@ -84,8 +121,7 @@ def aggregate(
     labels: Ints,
     families: npt.NDArray[np.str_],
     harmless: npt.NDArray[np.bool_],
-    way: Aggregation,
-) -> Aggregation:
+) -> list[Aggregation]:
     """Measure on made-up documents what is to be taken off for length, and on others what comes of it.
 
     A document is n harmless windows of one family that the model had not seen; an attacked one has one of them
@@ -97,10 +133,9 @@ def aggregate(
         labels: 0 or 1 for each text, `[texts]`.
         families: The family of each text, `[texts]`.
         harmless: The texts of whose windows documents are made, `[texts]`.
-        way: How windows are aggregated.
 
     Returns:
-        The same with what was measured.
+        All `AGGREGATIONS`, with what was measured.
     """
     chosen, family = harmless[owner], families[owner]
     pools = [logits[chosen & (family == f)] for f in np.unique(families[harmless])]
@@ -110,23 +145,26 @@ def aggregate(
     attacks = [witness[(labels == 1) & (families == f)] for f in np.unique(families[labels == 1])]
     attacks = [attack[np.isfinite(attack)] for attack in attacks]
     attacks = [attack for attack in attacks if len(attack)]
-    quantiles = {n: _quantile(way.logits(_documents(pools, n, seed=0))) for n in LENGTHS}
-    recall, alarms = {}, {}
+    bars: list[dict[int, float]] = [{} for _ in AGGREGATIONS]
+    recall: list[dict[int, float]] = [{} for _ in AGGREGATIONS]
+    alarms: list[dict[int, float]] = [{} for _ in AGGREGATIONS]
     for n in LENGTHS:
-        bar = quantiles[n]
-        documents = _documents(pools, n, seed=1)
-        alarms[n] = float((way.logits(documents) > bar).mean())
-        caught = []
-        for number, attack in enumerate(attacks):
-            documents[:, 0] = np.random.default_rng(number).choice(attack, len(documents))
-            caught.append(float((way.logits(documents) > bar).mean()))
-        recall[n] = float(np.mean(caught))
-    return replace(
-        way,
-        taken_off={n: quantiles[n] - quantiles[1] for n in LENGTHS},
-        recall_by_windows=recall,
-        false_alarms_by_windows=alarms,
-    )
+        first, second = _documents(pools, n, seed=0), _documents(pools, n, seed=1)
+        replaced = np.stack([np.random.default_rng(i).choice(own, len(second)) for i, own in enumerate(attacks)])
+        for number, way in enumerate(AGGREGATIONS):
+            bar = bars[number][n] = float(np.quantile(way.logits(first), 1 - BUDGET))
+            rest = way.rest(second[:, 1:])
+            alarms[number][n] = float((way.logits_with(second[None, :, 0], rest) > bar).mean())
+            recall[number][n] = float((way.logits_with(replaced, rest) > bar).mean())
+    return [
+        replace(
+            way,
+            taken_off={n: bars[number][n] - bars[number][1] for n in LENGTHS},
+            recall_by_windows=recall[number],
+            false_alarms_by_windows=alarms[number],
+        )
+        for number, way in enumerate(AGGREGATIONS)
+    ]
 
 
 def _like(logits: Floats) -> Floats:
@@ -137,15 +175,15 @@ def _like(logits: Floats) -> Floats:
 def _documents(pools: list[Floats], n: int, *, seed: int) -> Floats:
     """Logits of made-up harmless documents of n windows: `[documents, n]`."""
     random = np.random.default_rng([seed, n])
-    return np.concatenate([random.choice(pool, (DOCUMENTS // len(pools), n)) for pool in pools])
-
-
-def _quantile(values: Floats) -> float:
-    return float(np.quantile(values, 1 - BUDGET))
+    each = max(min(DOCUMENTS, _WINDOWS // n) // len(pools), 1)
+    return np.concatenate([random.choice(pool, (each, n)) for pool in pools])
 
 
 def platt(logits: Floats, labels: Ints, weights: Floats) -> tuple[float, float]:
-    """Slope and offset that turn out-of-family logits into log odds (Platt 1999).
+    """Slope and offset that turn out-of-family logits into log odds.
+
+    Platt 1999, "Probabilistic Outputs for Support Vector Machines", section 2.2: of n texts of a side, one more is
+    taken to be of the other, or few texts that a head tells apart without a mistake would make it as sure as can be.
 
     Args:
         logits: `[n]`, from models that have not seen the row's family.
@@ -155,7 +193,11 @@ def platt(logits: Floats, labels: Ints, weights: Floats) -> tuple[float, float]:
     Returns:
         Slope and offset.
     """
-    model = LogisticRegression(C=1e6).fit(logits[:, None], labels, sample_weight=weights)
+    counts = np.maximum(np.bincount(labels[weights > 0], minlength=2), 1)
+    doubt = (1 / (counts + 2))[labels]
+    both = np.concatenate([weights * (1 - doubt), weights * doubt])
+    sides = np.concatenate([labels, 1 - labels])
+    model = LogisticRegression(C=1e6).fit(np.tile(logits, 2)[:, None], sides, sample_weight=both)
     return float(model.coef_[0, 0]), float(model.intercept_[0])
 
 

@@ -178,22 +178,22 @@ def text_logits(
 
 
 def balanced_weights(labels: Ints, families: npt.NDArray[np.str_]) -> Floats:
-    """Weights under which both labels count alike, and a family counts by the root of its size.
+    """Weights under which all labels count alike, and a family counts by the root of its size.
 
     Args:
-        labels: 0 or 1 for each text.
+        labels: The class of each text, counted from 0.
         families: The family of each text.
 
     Returns:
-        One weight a text; they sum to the number of texts where both labels occur.
+        One weight a text; they sum to the number of texts where all labels occur.
     """
-    weights = np.zeros(len(labels), np.float64)
-    for label in (0, 1):
-        for family in np.unique(families[labels == label]):
-            rows = (labels == label) & (families == family)
-            weights[rows] = 1.0 / np.sqrt(rows.sum())
+    classes = max(2, int(labels.max(initial=0)) + 1)
+    _, family = np.unique(families, return_inverse=True)
+    _, group, sizes = np.unique(family * classes + labels, return_inverse=True, return_counts=True)
+    weights = 1.0 / np.sqrt(sizes[group])
+    for label in range(classes):
         weights[labels == label] /= weights[labels == label].sum()
-    return np.asarray(weights * len(labels) / 2, np.float32)
+    return np.asarray(weights * len(labels) / classes, np.float32)
 
 
 def family_folds(labels: Ints, families: npt.NDArray[np.str_], count: int) -> list[Ints]:

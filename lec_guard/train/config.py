@@ -1,0 +1,215 @@
+"""What `lec-guard train` is to do: a YAML file, and flags that override it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lec_guard.detect.windows import WindowSpec
+from lec_guard.errors import PolicyError, UnsupportedValueError
+from lec_guard.policy.document import Document, KeyPath, read_document
+from lec_guard.policy.schema import nearest
+from lec_guard.step import Stage
+from lec_guard.train.data import Columns, Conflicts
+from lec_guard.train.labels import LABEL, LabelRules, Positive
+
+TrainPooling = Literal["mean", "max", "first", "last"]
+"""Poolings that need nothing learnt."""
+
+_PATHS = ("data", "model")
+"""Keys whose values are paths, from the file's folder on."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Windows(_Part):
+    """How texts are cut; see `lec_guard.detect.windows.WindowSpec`.
+
+    Attributes:
+        size: Tokens in a window at most.
+        stride: Tokens from one window of a long sentence to the next.
+        least: Tokens of text in a window at least, where the text has as many.
+    """
+
+    size: Annotated[int, Field(gt=0)] = 64
+    stride: Annotated[int, Field(gt=0)] = 31
+    least: Annotated[int, Field(gt=0)] = 10
+
+    @property
+    def spec(self) -> WindowSpec:
+        """The same for an extractor."""
+        return WindowSpec(size=self.size, stride=self.stride, least=self.least)
+
+
+class TrainConfig(_Part):
+    """A training run.
+
+    Attributes:
+        data: Files or folders with labelled texts.
+        head: What policies call the head.
+        columns: Which column holds what.
+        benign: The label of harmless texts; None takes the one that has a known name.
+        positive: What to call the other class where labels are numbers or truth values.
+        allow_labels: Labels that look like typos of others, but are meant.
+        on_conflict: Whether texts with several labels are an error, or dropped.
+        sample: Rows to take of each label, at most; None takes all.
+        stage: The stage of rows that name none.
+        model: A folder with a Hugging Face model; None takes the embedded detector's.
+        layers: The layers to try, 0 for the embeddings; None takes all.
+        poolings: The poolings to try; None takes mean and max, and of decoders the last token too.
+        sizes: How many examples the learning curves are fitted to.
+        seeds: How often each size is drawn anew.
+        penalties: Values of C, the inverse strength of the L2 penalty on standardised features.
+        folds: Parts that families are dealt to, to be held out in turn.
+        window: How texts are cut.
+        max_fpr: The share of benign texts that may be taken for harmful.
+    """
+
+    data: Annotated[tuple[Path, ...], Field(min_length=1)]
+    head: Annotated[str, Field(pattern=LABEL)]
+    columns: Columns = Columns()
+    benign: str | None = None
+    positive: Positive = "harmful"
+    allow_labels: tuple[str, ...] = ()
+    on_conflict: Conflicts = "error"
+    sample: Annotated[int, Field(gt=0)] | None = None
+    stage: Stage = "input"
+    model: Path | None = None
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    poolings: Annotated[tuple[TrainPooling, ...], Field(min_length=1)] | None = None
+    sizes: Annotated[tuple[Annotated[int, Field(gt=1)], ...], Field(min_length=1)] = (
+        5,
+        10,
+        20,
+        35,
+        55,
+        100,
+        500,
+        1_000,
+        5_000,
+    )
+    seeds: Annotated[int, Field(gt=0)] = 5
+    penalties: Annotated[
+        tuple[Annotated[float, Field(gt=0.0, allow_inf_nan=False)], ...],
+        Field(min_length=1),
+    ] = (0.001, 0.01, 0.1, 1.0, 10.0)
+    folds: Annotated[int, Field(ge=2)] = 5
+    window: Windows = Windows()
+    max_fpr: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_path(cls, data: object) -> object:
+        return (data,) if isinstance(data, str | Path) else data
+
+    @field_validator("benign", "allow_labels", mode="before")
+    @classmethod
+    def _words(cls, value: object) -> object:
+        if isinstance(value, list | tuple):
+            return tuple(cls._words(one) for one in value)
+        if isinstance(value, bool):
+            # YAML takes `no` and `off` for the same as `false`.
+            raise ValueError("put the label in quotes: YAML reads this word as a truth value")
+        return str(value) if isinstance(value, int) else value
+
+    @field_validator("layers", "poolings", "sizes", "penalties")
+    @classmethod
+    def _distinct(cls, values: tuple[object, ...] | None) -> tuple[object, ...] | None:
+        if values is not None and len(set(values)) != len(values):
+            raise ValueError("a value stands twice")
+        return values
+
+    @property
+    def labels(self) -> LabelRules:
+        """What labels mean."""
+        return LabelRules(benign=self.benign, positive=self.positive, allow_labels=self.allow_labels)
+
+    @classmethod
+    def read(cls, path: Path | None, given: Mapping[str, Any] | None = None) -> TrainConfig:
+        """Read a YAML file; paths in it are relative to its folder.
+
+        Args:
+            path: The file; None for flags alone.
+            given: What overrides it, as flags: key -> value, also within `columns` and `window`. None is not given.
+                Paths in it are relative to where the command runs.
+
+        Returns:
+            The run.
+
+        Raises:
+            UnsupportedValueError: One line a mistake: file, line, key, what is wrong, and the key that was likely
+                meant; a mistake in what was given names the option.
+        """
+        document = _read(path) if path is not None else None
+        written = _placed(document) if document is not None else {}
+        flags = _given(given or {})
+        try:
+            return cls.model_validate(_merged(written, flags))
+        except ValidationError as error:
+            mistakes = []
+            for detail in error.errors(include_url=False):
+                keys: KeyPath = tuple(detail["loc"])
+                where = ".".join(map(str, keys)) or "the run"
+                mistakes.append(f"{_place(keys, document, flags)}{where}: {detail['msg']}{_hint(keys, detail['type'])}")
+            raise UnsupportedValueError("\n".join(mistakes)) from None
+
+
+def _read(path: Path) -> Document:
+    try:
+        return read_document(path)
+    except PolicyError as error:
+        raise UnsupportedValueError(str(error)) from None
+
+
+def _placed(document: Document) -> dict[str, Any]:
+    """What a file says, with its paths from its folder on."""
+    data = document.data
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise UnsupportedValueError(f"{document.file}:1: a run is `key: value` on each line, not {type(data).__name__}")
+    folder = document.file.parent
+
+    def place(value: object) -> object:
+        if isinstance(value, list):
+            return [place(one) for one in value]
+        return folder / value if isinstance(value, str) else value
+
+    return {key: place(value) if key in _PATHS else value for key, value in data.items()}
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {key: _given(value) if isinstance(value, Mapping) else value for key, value in flags.items()}
+    return {key: value for key, value in inner.items() if value is not None and value != {}}
+
+
+def _merged(written: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    both = dict(written)
+    for key, value in flags.items():
+        below = both.get(key)
+        both[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return both
+
+
+def _place(keys: KeyPath, document: Document | None, flags: Mapping[str, Any]) -> str:
+    """File and line of a key, or nothing where a flag gave it."""
+    here: Any = flags
+    for key in keys:
+        if not isinstance(here, dict) or key not in here:
+            break
+        here = here[key]
+    given = bool(keys) and here is not flags and not isinstance(here, dict)
+    return f"{document.file}:{document.line(keys)}: " if document is not None and not given else ""
+
+
+def _hint(keys: KeyPath, kind: str) -> str:
+    if kind != "extra_forbidden":
+        return ""
+    parts: dict[str | int, type[BaseModel]] = {"columns": Columns, "window": Windows}
+    model = parts[keys[0]] if len(keys) > 1 else TrainConfig
+    return nearest(str(keys[-1]), list(model.model_fields))

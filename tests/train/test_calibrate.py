@@ -1,0 +1,134 @@
+"""From logits of windows to scores: aggregation, calibration, and the scores of benign texts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lec_guard.train.calibrate import (
+    AGGREGATIONS,
+    BUDGET,
+    LENGTHS,
+    RATES,
+    aggregate,
+    benign_scores,
+    platt,
+    threshold_at,
+)
+from lec_guard.train.fit import text_logits
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(("slope", "offset"), [(2.0, -1.0), (0.5, 0.75)])
+def test_calibration_finds_the_slope_and_offset_that_made_the_labels(rng, slope, offset):
+    logits = rng.normal(scale=2, size=60_000).astype(np.float32)
+    labels = (rng.uniform(size=len(logits)) < 1 / (1 + np.exp(-(slope * logits + offset)))).astype(np.int64)
+    found = platt(logits, labels, np.ones(len(logits), np.float32))
+    assert found == pytest.approx((slope, offset), rel=0.06, abs=0.03)
+
+
+def test_the_weights_of_a_calibration_state_the_prior(rng):
+    logits = rng.normal(scale=2, size=60_000).astype(np.float32)
+    labels = (rng.uniform(size=len(logits)) < 1 / (1 + np.exp(-logits))).astype(np.int64)
+    slope, offset = platt(logits, labels, np.where(labels == 1, 4, 1).astype(np.float32))
+    assert slope == pytest.approx(1, rel=0.06)
+    assert offset == pytest.approx(np.log(4), abs=0.05)
+
+
+def test_a_threshold_lets_every_family_count_alike():
+    scores = np.concatenate([np.linspace(0, 0.5, 100), np.linspace(0.6, 0.7, 10)]).astype(np.float32)
+    families = np.array(["large"] * 100 + ["small"] * 10)
+    # A quarter of both families together: half of the small one, though that is 5 of 110 texts.
+    bar = threshold_at(scores, families, 0.25)
+    assert (scores[families == "small"] > bar).mean() == pytest.approx(0.5)
+    assert (scores[families == "large"] > bar).sum() == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 6), st.sampled_from([0.5, 0.1, 0.01]), st.integers(0, 1000))
+def test_a_threshold_is_exceeded_by_its_rate_at_most(texts, families, rate, seed):
+    rng = np.random.default_rng(seed)
+    scores, names = rng.random(texts).round(2).astype(np.float32), rng.integers(0, families, texts).astype(str)
+    bar = threshold_at(scores, names, rate)
+    assert np.mean([(scores[names == n] > bar).mean() for n in np.unique(names)]) <= rate + 1e-9
+
+
+def test_benign_scores_are_counted_by_stage_and_length(rng):
+    scores = rng.random(4000).astype(np.float32)
+    windows = np.repeat([1, 3, 40, 0], 1000)
+    scores[windows == 40] = scores[windows == 40] ** 0.1
+    stages = np.tile(["input", "output"], 2000)
+    found = benign_scores(scores, windows, rng.choice(list("abcde"), 4000), stages)
+    assert [(entry.stage, entry.windows, entry.texts) for entry in found] == [
+        ("input", 1, 1000), ("input", 2, 500), ("input", 4, 500),
+        ("output", 1, 1000), ("output", 2, 500), ("output", 4, 500),
+    ]  # fmt: skip
+    for entry in found:
+        assert entry.families == 5
+        assert entry.rates == tuple(rate for rate in RATES if rate * entry.texts >= 3)
+        own = (stages == entry.stage) & np.isin(windows, {1: [0, 1], 2: [3], 4: [40]}[entry.windows])
+        for rate, score, worst in zip(entry.rates, entry.scores, entry.worst, strict=True):
+            assert (scores[own] > score).mean() == pytest.approx(rate, abs=0.02)
+            assert rate - 0.02 <= worst <= rate + 0.2
+    long, short = found[2], found[0]
+    assert long.scores[3] > short.scores[3]
+
+
+def test_of_few_texts_only_what_they_can_tell_is_kept(rng):
+    few = benign_scores(rng.random(40).astype(np.float32), np.ones(40, np.int64), np.array(["a"] * 40), ["input"] * 40)
+    assert few[0].rates == (0.5, 0.2, 0.1)
+    assert benign_scores(np.ones(5, np.float32), np.ones(5, np.int64), np.array(["a"] * 5), ["input"] * 5) == ()
+    assert benign_scores(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, str), []) == ()
+
+
+def bags(rng, *, families, windows):
+    """Logits of harmless windows, and of attacked texts that have one high window."""
+    texts = 2 * families * 5
+    owner = np.repeat(np.arange(texts), windows)
+    labels = np.arange(texts) % 2
+    logits = rng.normal(-3, 1, len(owner)).astype(np.float32)
+    logits[np.searchsorted(owner, np.flatnonzero(labels))] = 4
+    return logits, owner, labels, np.array([f"f{i // 10}" for i in range(texts)])
+
+
+@pytest.mark.parametrize("windows", [40, 2], ids=["documents of its own windows", "too few windows"])
+def test_false_alarms_do_not_grow_with_length(rng, windows):
+    logits, owner, labels, families = bags(rng, families=4, windows=windows)
+    tried = aggregate(logits, owner, labels, families, labels == 0)
+    assert [(way.method, way.parameter) for way in tried] == [(way.method, way.parameter) for way in AGGREGATIONS]
+    for way in tried:
+        assert set(way.taken_off) == set(LENGTHS)
+        assert way.taken_off[1] == 0
+        assert max(way.false_alarms_by_windows.values()) < 5 * BUDGET
+        assert way.recall_by_windows[1] > 0.9
+        assert way.gain == pytest.approx(
+            np.mean(list(way.recall_by_windows.values())) - np.mean(list(way.false_alarms_by_windows.values()))
+        )
+
+
+@pytest.mark.parametrize("way", AGGREGATIONS, ids=lambda way: f"{way.method}-{way.parameter}")
+@pytest.mark.parametrize("n", [1, 2, 3, 9])
+def test_documents_are_put_together_as_texts_are(rng, way, n):
+    windows = rng.normal(size=(7, n)).astype(np.float32)
+    if way.method == "top_mean":
+        expected = -np.sort(-windows, axis=1)[:, : int(way.parameter)].mean(axis=1)
+    else:
+        expected = text_logits(windows.ravel(), np.repeat(np.arange(7), n), 7, way.parameter, way.method)
+    np.testing.assert_allclose(way.logits(windows), expected, rtol=1e-5, atol=1e-5)
+    others = rng.normal(size=(4, 7)).astype(np.float32)
+    found = way.logits_with(others, way.rest(windows[:, 1:]))
+    for first, own in zip(others, found, strict=True):
+        np.testing.assert_allclose(own, way.logits(np.hstack([first[:, None], windows[:, 1:]])), rtol=1e-5, atol=1e-5)
+
+
+def test_documents_are_made_of_the_texts_that_are_given(rng):
+    logits, owner, labels, families = bags(rng, families=4, windows=40)
+    some = (labels == 0) & (families == "f0")
+    logits[~some[owner] & (labels[owner] == 0)] = 50  # What is not given must not count.
+    assert all(abs(way.taken_off[64]) < 10 for way in aggregate(logits, owner, labels, families, some))
