@@ -1,0 +1,61 @@
+"""What learning curves are held against: the largest class, and the length of a text alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+
+from lec_guard.train.fit import Ints
+from lec_guard.train.sweep import Parts, Spread, allot
+
+
+def by_majority(classes: Ints, parts: Parts) -> float:
+    """Weighted F1 of always saying the largest class.
+
+    Args:
+        classes: The class of each text, `[texts]`.
+        parts: How the sweep split them.
+
+    Returns:
+        That of the texts that test.
+    """
+    largest = np.bincount(classes[parts.draw]).argmax()
+    return _weighted_f1(classes[parts.test], np.full(len(parts.test), largest))
+
+
+def by_length(
+    texts: Sequence[str], classes: Ints, parts: Parts, sizes: Sequence[int], *, seeds: int
+) -> dict[int, Spread]:
+    """Weighted F1 of a regression on the logarithm of a text's length, and its square, by sample size.
+
+    Args:
+        texts: The texts.
+        classes: The class of each, `[texts]`.
+        parts: How the sweep split them.
+        sizes: Texts in a sample.
+        seeds: Draws of each size; each has classes as the sweep's have.
+
+    Returns:
+        Size -> that of the texts that test.
+    """
+    logs = np.log1p([len(text) for text in texts])
+    lengths = np.stack([logs, logs**2], axis=1)
+    found = {}
+    for size in sizes:
+        scores = []
+        for seed in range(seeds):
+            random = np.random.default_rng(seed)
+            own = [random.permutation(parts.draw[classes[parts.draw] == k]) for k in range(int(classes.max()) + 1)]
+            counts = allot(np.array([len(one) for one in own]), size)
+            drawn = np.concatenate([one[:count] for one, count in zip(own, counts, strict=True)])
+            model = LogisticRegression(max_iter=1000, class_weight="balanced").fit(lengths[drawn], classes[drawn])
+            scores.append(_weighted_f1(classes[parts.test], model.predict(lengths[parts.test])))
+        found[size] = Spread.of(scores)
+    return found
+
+
+def _weighted_f1(truth: Ints, found: Ints) -> float:
+    return float(f1_score(truth, found, average="weighted", zero_division=0))
