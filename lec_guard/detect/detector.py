@@ -11,7 +11,7 @@ import numpy as np
 
 from lec_guard.detect.bundle import EMBEDDED, Bundle, MeetingPairs, OnnxBase, PrefixPairs, read_bundle
 from lec_guard.detect.extractor import Extractor
-from lec_guard.detect.heads import Aggregate, HeadStack, Highest, Matrix
+from lec_guard.detect.heads import Aggregate, HeadSpec, HeadStack, Highest, Matrix
 from lec_guard.detect.pairs import (
     CONTEXT_BYTES,
     Context,
@@ -177,6 +177,11 @@ class LayerDetector:
     def labels(self) -> Mapping[str, tuple[str, ...]]:
         """Head name -> the labels that it can raise."""
         return {**self._heads.labels, READING: (UNKNOWN_TOKENS,)}
+
+    @property
+    def heads(self) -> tuple[HeadSpec, ...]:
+        """What the fitted heads are, in the order of their columns."""
+        return self._heads.specs
 
     def score(self, steps: Sequence[Step], *, keys: Sequence[Hashable] | None = None) -> list[Scores]:
         """Score steps; the same text is read once, however many steps have it.
