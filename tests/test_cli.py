@@ -99,7 +99,7 @@ def test_bytes_that_are_no_utf8_are_read_by_the_shipped_detector(monkeypatch, em
 
 def test_at_a_terminal_a_missing_text_is_told_and_not_waited_for(cli, monkeypatch):
     terminal = SimpleNamespace(isatty=lambda: True)
-    monkeypatch.setattr("lec_guard.cli.sys", SimpleNamespace(stdin=terminal, stdout=sys.stdout))
+    monkeypatch.setattr("lec_guard.cli.check.sys", SimpleNamespace(stdin=terminal, stdout=sys.stdout))
     result = cli()
     assert result.exit_code == 2
     assert "give a text, or pipe one in, or use --jsonl FILE" in result.err

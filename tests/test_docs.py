@@ -20,8 +20,8 @@ from tests.conftest import ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def _blocks(language: str) -> list[str]:
-    fenced = README.split("```")[1::2]
+def _blocks(language: str, page: str = README) -> list[str]:
+    fenced = page.split("```")[1::2]
     return [block.partition("\n")[2] for block in fenced if block.partition("\n")[0] == language]
 
 
@@ -55,6 +55,22 @@ def test_commands_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         words = shlex.split(command.split(" > ")[0])
         codes.append(CliRunner().invoke(app, words[1:]).exit_code)
     assert codes == [3, 0]
+
+
+def test_a_head_of_ones_own_blocks_as_the_page_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    commands = [line for block in _blocks("", page) for line in block.splitlines() if line.startswith("lec-guard")]
+    found = [CliRunner().invoke(app, shlex.split(command)[1:]) for command in commands]
+    assert [one.exit_code for one in found] == [0, 3, 0, 0]
+    written = {path.name for path in (tmp_path / "ours").iterdir()}
+    assert written == {
+        "README.md", "detector.json", "heads.safetensors", "policy.yaml", "report.html", "train.json",
+    }  # fmt: skip
+    assert {path.name for path in (tmp_path / "measured").iterdir()} == {"evaluation.html", "evaluation.json"}
+    measured = json.loads((tmp_path / "measured" / "evaluation.json").read_text(encoding="utf-8"))
+    assert measured["methods"][0]["overall"]["auc"]["value"] > 0.9
 
 
 def test_links_lead_somewhere() -> None:

@@ -1,0 +1,96 @@
+"""What all commands share: exit codes, errors, and words that are harmless to a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from lec_guard.step import STAGES, Stage
+
+try:
+    import rich.console
+    import rich.progress
+    import rich.table
+    import rich.text
+    import typer
+except ModuleNotFoundError as missing:  # pragma: no cover - the test runs this in an interpreter of its own
+    sys.exit(f"the lec-guard command needs {missing.name}; run: pip install 'lec-guard[cli]'")
+
+ALLOWED, FAILED, USAGE, BLOCKED = 0, 1, 2, 3
+"""Exit codes."""
+
+
+def fail(message: str, code: int = USAGE) -> NoReturn:
+    """Tell what is wrong, and end.
+
+    Args:
+        message: What, where, and how to mend it.
+        code: The exit code.
+
+    Raises:
+        Exit: Always.
+    """
+    typer.echo(f"lec-guard: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def console() -> rich.console.Console:
+    """Where tables go; as wide as the terminal, or wide enough in a file.
+
+    Returns:
+        The console of the standard output.
+    """
+    return rich.console.Console(width=None if sys.stdout.isatty() else 160)
+
+
+def plain(word: str) -> str:
+    """A word from a file, harmless to a terminal: no control, bidi or other invisible characters.
+
+    Args:
+        word: Any text.
+
+    Returns:
+        The same with what can't be seen written out.
+    """
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in word)
+
+
+def stage_of(word: str) -> Stage:
+    """The stage that a word names, or an error that lists them.
+
+    Args:
+        word: What the user wrote.
+
+    Returns:
+        The stage.
+    """
+    found = [stage for stage in STAGES if stage == word]
+    if not found:
+        fail(f"unknown stage {word!r}; use one of {', '.join(STAGES)}")
+    return found[0]
+
+
+@contextmanager
+def parts() -> Iterator[Callable[[str, float], None]]:
+    """Progress bars on the standard error, one a part of the work; a line a part where no terminal is.
+
+    Yields:
+        What is told which part is done to which share.
+    """
+    terminal = rich.console.Console(stderr=True)
+    columns = (rich.progress.TextColumn("{task.description}"), rich.progress.BarColumn())
+    with rich.progress.Progress(
+        *columns, rich.progress.TimeElapsedColumn(), console=terminal, disable=not terminal.is_terminal
+    ) as bars:
+        tasks: dict[str, rich.progress.TaskID] = {}
+
+        def tell(part: str, share: float) -> None:
+            if part not in tasks:
+                tasks[part] = bars.add_task(part, total=1.0)
+                if not terminal.is_terminal:
+                    typer.echo(f"lec-guard: {part}", err=True)
+            bars.update(tasks[part], completed=share)
+
+        yield tell
