@@ -282,7 +282,6 @@ def train(config: TrainConfig, out: Path, *, progress: Progress = lambda _what, 
         final = Extractor.load(folder, blocks=chosen.blocks, window=config.window.spec)
         paired, why = _with_context(texts, own, final, folder, work, chosen, bags, config.head)
         notes += why
-    bars = _bars(fitted, bags, texts.stages, config.max_fpr)
     pair_head = paired.head if paired is not None else None
     write_bundle(
         out,
@@ -303,27 +302,8 @@ def train(config: TrainConfig, out: Path, *, progress: Progress = lambda _what, 
         ),
         Learned(_stack([fitted]), None if pair_head is None else _stack([pair_head])),
     )
-    result = Trained(
-        detector_id=read_bundle(out).detector_id,
-        head=config.head,
-        labels=texts.dataset.labels,
-        counts=_counts(texts.dataset),
-        families=len(np.unique(texts.families)),
-        folds=len(texts.folds),
-        layers=deepest,
-        chosen=_tried(chosen),
-        tried=tuple(map(_tried, tried)),
-        platt=fitted.platt,
-        aggregation=_taken(fitted),
-        context=None if paired is None else _context(paired),
-        bars=bars,
-        curves=curves.sweep,
-        length=curves.length,
-        majority=curves.majority,
-        screen=curves.screen,
-        agreement=agreement(curves.screen, curves.sweep) if curves.screen and curves.sweep else (),
-        seconds=clock.seconds,
-        notes=tuple(notes),
+    result = _trained(
+        out, config, texts, bags, fitted, tried, clock, layers=deepest, notes=notes, paired=paired, curves=curves
     )
     _write_policy(out / POLICY, result)
     (out / REPORT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -390,31 +370,51 @@ def add_head(
     notes = list(texts.notes)
     if any(example.context for example in texts.dataset.examples):
         notes.append("contexts were not read: a head that is added reads texts alone")
-    result = Trained(
-        detector_id=read_bundle(to).detector_id,
+    deepest = load_pruned(bundle.base_folder(), 0).full_layers
+    result = _trained(to, config, texts, bags, fitted, tried, clock, layers=deepest, notes=notes)
+    _write_policy(to / f"{config.head}.{POLICY}", result)
+    (to / f"{config.head}.{REPORT}").write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def _trained(
+    bundle: Path,
+    config: TrainConfig,
+    texts: _Texts,
+    bags: Bags,
+    fitted: FittedHead,
+    tried: Sequence[Candidate],
+    clock: _Clock,
+    *,
+    layers: int,
+    notes: Sequence[str],
+    paired: Paired | None = None,
+    curves: _Curves | None = None,
+) -> Trained:
+    """What is told of a run whose bundle was written."""
+    curves = curves or _Curves(None)
+    return Trained(
+        detector_id=read_bundle(bundle).detector_id,
         head=config.head,
         labels=texts.dataset.labels,
-        counts=_counts(texts.dataset),
+        counts=tuple(np.bincount(texts.dataset.hard, minlength=len(texts.dataset.labels)).tolist()),
         families=len(np.unique(texts.families)),
         folds=len(texts.folds),
-        layers=load_pruned(bundle.base_folder(), 0).full_layers,
+        layers=layers,
         chosen=_tried(tried[0]),
         tried=tuple(map(_tried, tried)),
         platt=fitted.platt,
         aggregation=_taken(fitted),
-        context=None,
+        context=None if paired is None else _context(paired),
         bars=_bars(fitted, bags, texts.stages, config.max_fpr),
-        curves=None,
-        length={},
-        majority=None,
-        screen=None,
-        agreement=(),
+        curves=curves.sweep,
+        length=curves.length,
+        majority=curves.majority,
+        screen=curves.screen,
+        agreement=agreement(curves.screen, curves.sweep) if curves.screen and curves.sweep else (),
         seconds=clock.seconds,
         notes=tuple(notes),
     )
-    _write_policy(to / f"{config.head}.{POLICY}", result)
-    (to / f"{config.head}.{REPORT}").write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return result
 
 
 def _threads(features: Features) -> threadpool_limits:
@@ -626,10 +626,6 @@ def _stack(heads: Sequence[FittedHead]) -> HeadStack:
         np.hstack([own.weight for own in columns]),
         np.concatenate([own.bias for own in columns]),
     )
-
-
-def _counts(dataset: Dataset) -> tuple[int, ...]:
-    return tuple(np.bincount(dataset.hard, minlength=len(dataset.labels)).tolist())
 
 
 def _stored(blocks: Sequence[Block]) -> tuple[FeatureBlock, ...]:
