@@ -72,3 +72,13 @@ def test_a_run_can_be_a_file(tmp_path):
     assert found.exit_code == 2
     assert "run.yaml:3" in found.err
     assert "did you mean 'layers'" in found.err
+
+
+@pytest.mark.parametrize("words", [("train", "--out"), ("eval", "--out")])
+def test_a_missing_extra_is_told_before_the_work_and_not_after_it(tmp_path, monkeypatch, words):
+    found = {"jinja2": object()}
+    monkeypatch.setattr("lec_guard.cli.terminal.find_spec", found.get)
+    ended = run(words[0], write(tmp_path / "rows.csv"), "--head", "mine", words[1], tmp_path / "out")
+    assert ended.exit_code == 2
+    assert ended.err == "lec-guard: this command needs matplotlib; run: pip install 'lec-guard[train]'\n"
+    assert not (tmp_path / "out").exists()

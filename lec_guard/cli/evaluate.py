@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lec_guard.cli import data as options
-from lec_guard.cli.terminal import FAILED, console, fail, parts
+from lec_guard.cli.terminal import FAILED, console, fail, need, parts
 from lec_guard.errors import BundleError, LecGuardError, PolicyError, UnsupportedValueError
 from lec_guard.step import STAGES, Stage
 
@@ -57,6 +57,8 @@ def evaluate(
     texts, the last layer, and whole texts instead of windows. Exit code 0: measured; 2: wrong usage, data or bundle;
     1: a model failed.
     """
+    if out is not None:
+        need("train", "jinja2", "matplotlib")
     # Imported here, because no other command needs it.
     from lec_guard.detect.bundle import EMBEDDED, read_bundle
     from lec_guard.detect.detector import LayerDetector

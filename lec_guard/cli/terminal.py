@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import NoReturn
 
 from lec_guard.step import STAGES, Stage
@@ -34,6 +35,18 @@ def fail(message: str, code: int = USAGE) -> NoReturn:
     """
     typer.echo(f"lec-guard: {message}", err=True)
     raise typer.Exit(code)
+
+
+def need(extra: str, *packages: str) -> None:
+    """End at once where a package is missing that is needed only after minutes of work.
+
+    Args:
+        extra: The extra that has it.
+        packages: What is needed.
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            fail(f"this command needs {package}; run: pip install 'lec-guard[{extra}]'")
 
 
 def console() -> rich.console.Console:

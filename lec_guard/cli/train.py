@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lec_guard.cli import data as options
-from lec_guard.cli.terminal import FAILED, console, fail, parts
+from lec_guard.cli.terminal import FAILED, console, fail, need, parts
 from lec_guard.errors import BundleError, LecGuardError, UnsupportedValueError
 
 INTERRUPTED = 130
@@ -52,6 +52,7 @@ def train(
     figures (train.json). The same command goes on where an interrupted one stopped. Exit code 0: written; 2: wrong
     usage, data or bundle; 1: the model failed.
     """
+    need("train", "jinja2", "matplotlib")
     # Imported here, because no other command needs it.
     from lec_guard.train.config import TrainConfig
     from lec_guard.train.report import model_card, train_report
