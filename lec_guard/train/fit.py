@@ -8,6 +8,7 @@ Multiple-Instance Learning", section 3.2), with one round.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,9 @@ from sklearn.preprocessing import StandardScaler
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+
+MANY_CLASSES = "The number of unique classes is greater than"
+"""How scikit-learn begins to say that few texts of many classes look like a regression; here they never are one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,9 @@ def fit_categories(features: Floats, labels: Ints, weights: Floats, *, c: float)
 def _fit(features: Floats, labels: Ints, weights: Floats, c: float) -> Columns:
     scaler = StandardScaler().fit(features, sample_weight=weights)
     model = LogisticRegression(C=c, max_iter=300, tol=1e-3)
-    model.fit(scaler.transform(features), labels, sample_weight=weights)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=MANY_CLASSES)
+        model.fit(scaler.transform(features), labels, sample_weight=weights)
     weight = model.coef_ / scaler.scale_
     bias = model.intercept_ - weight @ scaler.mean_
     return Columns(np.asarray(weight.T, np.float32), np.asarray(bias, np.float32))

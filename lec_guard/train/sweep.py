@@ -31,7 +31,7 @@ from lec_guard.detect.bundle import FeatureBlock
 from lec_guard.detect.extractor import Block
 from lec_guard.errors import UnsupportedValueError
 from lec_guard.train.features import Features, Progress
-from lec_guard.train.fit import Columns, Floats, Ints, shares, standing, text_logits
+from lec_guard.train.fit import MANY_CLASSES, Columns, Floats, Ints, shares, standing, text_logits
 
 SIZES = (5, 10, 20, 35, 55, 100, 500, 1000, 5000)
 """Those of the paper, and on."""
@@ -637,6 +637,7 @@ class _Warm:
         with warnings.catch_warnings():
             # In single precision the line search may end a little before the tolerance: it is as good as it gets.
             warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.filterwarnings("ignore", message=MANY_CLASSES)
             model.fit(rows, labels, sample_weight=weights)
         return Columns(np.asarray(model.coef_.T, np.float32), np.asarray(model.intercept_, np.float32))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from lec_guard.train.fit import Ints
+from lec_guard.train.fit import MANY_CLASSES, Ints
 from lec_guard.train.sweep import Parts, Spread, allot
 
 
@@ -51,7 +52,10 @@ def by_length(
             own = [random.permutation(parts.draw[classes[parts.draw] == k]) for k in range(int(classes.max()) + 1)]
             counts = allot(np.array([len(one) for one in own]), size)
             drawn = np.concatenate([one[:count] for one, count in zip(own, counts, strict=True)])
-            model = LogisticRegression(max_iter=1000, class_weight="balanced").fit(lengths[drawn], classes[drawn])
+            model = LogisticRegression(max_iter=1000, class_weight="balanced")
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=MANY_CLASSES)
+                model.fit(lengths[drawn], classes[drawn])
             scores.append(_weighted_f1(classes[parts.test], model.predict(lengths[parts.test])))
         found[size] = Spread.of(scores)
     return found
