@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -607,7 +608,8 @@ def _write_over(to: Path, bundle: Bundle, fitted: FittedHead) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     if to.exists():
         shutil.copytree(to, beside)
-    name = spec.name if to.exists() else to.name
+    # A folder may be called what a detector may not.
+    name = spec.name if to.exists() else re.sub(r"[^A-Za-z0-9]+", "-", to.name).strip("-")[:64] or spec.name
     write_bundle(
         beside,
         spec.model_copy(update={"name": name, "base": base, "heads": heads.specs}),

@@ -180,11 +180,13 @@ def test_a_head_is_added_to_a_bundle_and_changes_none_of_its_others(trained, tmp
 
 def test_a_head_of_ones_own_beside_the_embedded_ones(tmp_path, embedded):
     data = write(tmp_path / "rows.csv", rows())
-    result = add_head(config(data, folds=3), tmp_path / "ours")
-    ours = LayerDetector.load(tmp_path / "ours")
+    to = tmp_path / "our own (2)"
+    result = add_head(config(data, folds=3), to)
+    ours = LayerDetector.load(to)
+    assert ours.detector_id.startswith("our-own-2@")
     assert set(ours.labels) == {*embedded.labels, "mine"}
     assert sum(result.seconds.values()) < 120
-    added = (tmp_path / "ours" / "heads.safetensors").stat().st_size - (EMBEDDED / "heads.safetensors").stat().st_size
+    added = (to / "heads.safetensors").stat().st_size - (EMBEDDED / "heads.safetensors").stat().st_size
     assert added < 10_000
     for row in rows()[::9]:
         step = Step(stage="input", text=row["text"])
