@@ -41,7 +41,7 @@ def load_any(path: Path, layers: int | None) -> PrunedModel:
         DetectorError: If the architecture cannot be cut.
     """
     # No progress bars, and no report of the layers that are left out on purpose.
-    with _BARS.hidden(), quiet("transformers"):
+    with loading():
         config = _load(AutoConfig, path)
         full = getattr(config, "num_hidden_layers", None)
         if not isinstance(full, int) or getattr(config, "is_encoder_decoder", False):
@@ -175,3 +175,14 @@ class _Bars:
 
 
 _BARS = _Bars()
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Hear and see nothing of transformers while it loads a model, but its errors.
+
+    Yields:
+        Nothing.
+    """
+    with _BARS.hidden(), quiet("transformers"):
+        yield

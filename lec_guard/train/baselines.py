@@ -23,7 +23,6 @@ from tokenizers import Tokenizer
 from lec_guard.detect.backends.torch import TorchBackend
 from lec_guard.detect.extractor import Block, Extractor, batches
 from lec_guard.detect.prune import load_pruned
-from lec_guard.detect.quiet import quiet
 from lec_guard.detect.windows import WindowSpec
 from lec_guard.errors import BundleError, DetectorError, UnsupportedValueError
 from lec_guard.train.fit import Columns, Floats, Ints, fit_windows, text_logits
@@ -331,9 +330,11 @@ class OwnClassifier:
         # Imported here: only this baseline needs all of transformers.
         from transformers import AutoModelForSequenceClassification
 
+        from lec_guard.detect.architectures import loading
+
         self.name = f"own classifier ({folder.name})"
         try:
-            with quiet():
+            with loading():
                 model, info = AutoModelForSequenceClassification.from_pretrained(
                     str(folder),
                     local_files_only=True,

@@ -170,9 +170,11 @@ def classifier(folder: Path, labels: dict[int, str], **changes: object) -> Path:
     return folder
 
 
-def test_a_models_own_head_is_read_as_it_comes(tmp_path):
+def test_a_models_own_head_is_read_as_it_comes(tmp_path, capfd):
     folder = classifier(tmp_path / "own", {0: "INJECTION", 1: "SAFE", 2: "JAILBREAK"})
+    capfd.readouterr()
     own = OwnClassifier(folder)
+    assert capfd.readouterr().err == ""  # transformers draws a bar while it loads.
     own.fit([], [], np.empty((0, 2), np.float32))
     model = hf.AutoModelForSequenceClassification.from_pretrained(folder).eval()
     for text, score in zip(NEW, own.scores(NEW, [None, None]), strict=True):
