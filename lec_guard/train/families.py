@@ -88,7 +88,8 @@ def held_out(dataset: Dataset, families: npt.NDArray[np.str_], folds: int) -> li
         The rows to hold out in each fold, in order; together they are all rows.
 
     Raises:
-        UnsupportedValueError: If a label is in too few families; names it, and the option `--folds`.
+        UnsupportedValueError: If a label is in too few families, or in families that other labels tie together; names
+            it, and the option `--folds`.
     """
     if folds < 2:
         raise UnsupportedValueError(f"{folds} folds hold nothing out: give --folds 2 or more")
@@ -115,6 +116,13 @@ def held_out(dataset: Dataset, families: npt.NDArray[np.str_], folds: int) -> li
         fold = int(np.lexsort((np.arange(folds), load, stuck))[0])
         dealt[family] = fold
         held[fold] += own
+    missing = np.argwhere((held.sum(axis=0) == held) & (held > 0))
+    if len(missing):
+        label = dataset.labels[missing[0][1]]
+        raise UnsupportedValueError(
+            f"as families are dealt out to {folds} folds, {label!r} would be missing from what one is fitted to: "
+            "add rows of other origin with that label, or give another number of --folds"
+        )
     return [np.flatnonzero(dealt[owner] == fold) for fold in range(folds)]
 
 

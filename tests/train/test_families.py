@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -148,6 +149,7 @@ def test_text_that_no_encoding_takes_has_a_family():
 
 
 @settings(max_examples=150, deadline=None)
+@example([("a", 0), ("a", 1), ("b", 0), ("b", 2), ("c", 1), ("c", 2)], 2)
 @given(
     st.lists(st.tuples(st.sampled_from("abcdefghijklmn"), st.integers(0, 2)), min_size=1, max_size=90),
     st.integers(2, 5),
@@ -161,7 +163,13 @@ def test_folds_hold_out_both_labels_and_every_label_stands_in_two(rows, folds):
         with pytest.raises(UnsupportedValueError, match="fewer families than folds: "):
             held_out(data, own, folds)
         return
-    found = held_out(data, own, folds)
+    try:
+        found = held_out(data, own, folds)
+    except UnsupportedValueError as error:
+        # Families that tie labels together may leave no way.
+        assert re.search(r"'\w+' would be missing", str(error))  # noqa: PT017
+        assert min(there) <= 3
+        return
     assert len(found) == folds
     assert sorted(np.concatenate(found).tolist()) == list(range(len(rows)))
     for fold in found:
