@@ -37,7 +37,7 @@ from lec_guard.detect.bundle import (
 )
 from lec_guard.detect.extractor import Block, Extractor
 from lec_guard.detect.heads import BenignScores, HeadSpec, HeadStack, LengthOffset, LengthOffsets
-from lec_guard.train.calibrate import aggregate, benign_scores, platt, threshold_at
+from lec_guard.train.calibrate import aggregate, benign_scores, best_of, platt, threshold_at
 from lec_guard.train.fit import (
     Columns,
     Floats,
@@ -46,6 +46,7 @@ from lec_guard.train.fit import (
     family_folds,
     fit_categories,
     fit_windows,
+    some_of_each,
     text_logits,
 )
 
@@ -134,11 +135,7 @@ def fit_rows(
 
 def sparse(rows: Rows, most: dict[int, int]) -> npt.NDArray[np.bool_]:
     """Up to so many windows of each text, the same ones on every run: `[windows of the task]`."""
-    order = np.lexsort((np.random.default_rng(0).random(len(rows.owner)), rows.owner))
-    first = np.searchsorted(rows.owner[order], np.arange(len(rows.texts)))
-    rank = np.empty(len(rows.owner), np.int64)
-    rank[order] = np.arange(len(rows.owner)) - first[rows.owner[order]]
-    return rank < np.where(rows.labels[rows.owner] == 1, most[1], most[0])
+    return some_of_each(rows.owner, np.where(rows.labels[rows.owner] == 1, most[1], most[0]))
 
 
 def out_of_family(features: Floats, rows: Rows, c: float, most: dict[int, int] = MOST) -> Floats:
@@ -238,7 +235,7 @@ def fit_head(cached: Cached, blocks: Sequence[Block], task: Task) -> tuple[HeadS
     if (rows.kinds == "document").any():
         harmless &= rows.kinds == "document"
     tried = aggregate(by_penalty[c], rows.owner, rows.labels, rows.families, harmless)
-    best = max((one for one in tried if one.method != "top_mean"), key=lambda one: one.gain)
+    best = best_of(tried)
     offsets = LengthOffsets([LengthOffset(windows=n, logit=taken) for n, taken in best.taken_off.items()])
     lengths = np.bincount(rows.owner, minlength=len(rows.texts))
     if best.method == "top_mean":

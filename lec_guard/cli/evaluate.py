@@ -92,9 +92,8 @@ def evaluate(
         run = TrainConfig.read(None, given)
 
         named = folders or {"embedded": EMBEDDED}
-        bundles = {name: read_bundle(folder) for name, folder in named.items()}
         loaded = {name: LayerDetector.load(folder) for name, folder in named.items()}
-        first = next(iter(bundles.values()))
+        first = read_bundle(next(iter(named.values())))
         rules = PolicyStore.load(policies).get(tenant).rules
         thresholds: dict[Stage, float] = {
             stage: min(rule.threshold for rule in rules if _blocks(rule, head, stage))
@@ -116,8 +115,8 @@ def evaluate(
                 thresholds=thresholds or None,
                 budgets={
                     name: budget_of(spec, max_fpr)
-                    for name, bundle in bundles.items()
-                    for spec in bundle.spec.heads
+                    for name, one in loaded.items()
+                    for spec in one.heads
                     if spec.name == head
                 },
                 fit_data=_read(fit_data, run) if fit_data else None,

@@ -167,6 +167,18 @@ def aggregate(
     ]
 
 
+def best_of(tried: Sequence[Aggregation]) -> Aggregation:
+    """The way that finds most, of those that detectors aggregate by.
+
+    Args:
+        tried: What `aggregate` gave.
+
+    Returns:
+        The one with the largest gain.
+    """
+    return max((way for way in tried if way.method != "top_mean"), key=lambda way: way.gain)
+
+
 def _like(logits: Floats) -> Floats:
     """More of the same kind, where no family has enough windows: drawn from their normal distribution."""
     return np.random.default_rng(0).normal(logits.mean(), logits.std(), 10 * _POOL).astype(np.float32)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import numpy as np
 from pydantic import Field
@@ -22,6 +22,7 @@ from lec_guard.errors import DetectorError, UnsupportedValueError
 from lec_guard.step import Scores, Stage, Step
 from lec_guard.train import metrics
 from lec_guard.train.baselines import Baseline, BaselineError, text_baselines
+from lec_guard.train.data import Dataset
 from lec_guard.train.fit import Floats, Ints, family_folds
 from lec_guard.train.metrics import Bin, Bools, Confusion, Curve, Cut, Doubles, Figure, Names, Report, Sample, SetRate
 
@@ -45,59 +46,6 @@ _BASELINE_BAR = 0.5
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how much of it is done, and how much there is."""
-
-
-class LabelledText(Protocol):
-    """A text of labelled data."""
-
-    @property
-    def source(self) -> str:
-        """Where it stands, as errors and reports name it."""
-        ...
-
-    @property
-    def text(self) -> str:
-        """What is judged."""
-        ...
-
-    @property
-    def context(self) -> str | None:
-        """What it is judged against."""
-        ...
-
-    @property
-    def stage(self) -> Stage:
-        """Where it would pass a guard."""
-        ...
-
-    @property
-    def family(self) -> str | None:
-        """The set it belongs to."""
-        ...
-
-    @property
-    def language(self) -> str | None:
-        """Its language."""
-        ...
-
-
-class LabelledData(Protocol):
-    """Labelled texts, as `lec_guard.train.data.Dataset` holds them."""
-
-    @property
-    def examples(self) -> Sequence[LabelledText]:
-        """The texts."""
-        ...
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The classes, the benign one first."""
-        ...
-
-    @property
-    def targets(self) -> Floats:
-        """`[texts, classes]`; rows sum to 1."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +73,7 @@ class Texts:
     targets: Floats
 
     @classmethod
-    def of(cls, data: LabelledData) -> Texts:
+    def of(cls, data: Dataset) -> Texts:
         """Take apart.
 
         Args:
@@ -407,12 +355,12 @@ class Evaluation(Report):
 
 def evaluate(
     detectors: Mapping[str, LayerDetector],
-    data: LabelledData,
+    data: Dataset,
     *,
     head: str,
     thresholds: Mapping[Stage, float] | None = None,
     budgets: Mapping[str, Budget] | None = None,
-    fit_data: LabelledData | None = None,
+    fit_data: Dataset | None = None,
     baselines: Sequence[Baseline] | None = None,
     rates: Sequence[float] = RATES,
     resamples: int = metrics.RESAMPLES,

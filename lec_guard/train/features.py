@@ -76,7 +76,8 @@ class Features:
         own = {key: found[key] for key in ("format", "extractor_id", "texts_sha256", "blocks")}
         digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
         owner = np.load(folder / _OWNER, allow_pickle=False)
-        return cls(folder=folder, blocks=blocks, owner=owner, texts=found["texts"], digest=digest)
+        # Absolute, because worker processes that are kept for the next call may have been started elsewhere.
+        return cls(folder=folder.absolute(), blocks=blocks, owner=owner, texts=found["texts"], digest=digest)
 
     @property
     def unread(self) -> Ints:

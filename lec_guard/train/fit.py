@@ -123,6 +123,42 @@ def shares(owner: Ints, weights: Floats) -> Floats:
     return np.asarray((weights / np.maximum(np.bincount(owner, minlength=len(weights)), 1))[owner], np.float32)
 
 
+def some_of_each(owner: Ints, most: Ints) -> npt.NDArray[np.bool_]:
+    """Some windows of each text, drawn at random, the same ones on every run: long texts would outweigh all else.
+
+    Args:
+        owner: The text of each window, `[windows]`.
+        most: Of each window, how many its text gives at most, `[windows]`.
+
+    Returns:
+        Which windows, `[windows]`.
+    """
+    order = np.lexsort((np.random.default_rng(0).random(len(owner)), owner))
+    ordered = owner[order]
+    rank = np.empty(len(owner), np.int64)
+    rank[order] = np.arange(len(owner)) - np.searchsorted(ordered, ordered)
+    return np.asarray(rank < most)
+
+
+def copied(owner: Ints, text: Ints, texts: int) -> tuple[Ints, Ints]:
+    """Windows of texts of which some occur several times, as one of which nobody is sure does for each label.
+
+    Args:
+        owner: The text of each window, `[windows]`.
+        text: Which text each occurrence is of.
+        texts: How many texts there are.
+
+    Returns:
+        Which window, and which occurrence it belongs to, for each window of each occurrence.
+    """
+    order = np.argsort(owner, kind="stable")
+    counts = np.bincount(owner, minlength=texts)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    copy = np.repeat(np.arange(len(text)), counts[text])
+    within = np.arange(len(copy)) - np.repeat(np.cumsum(counts[text]) - counts[text], counts[text])
+    return order[np.repeat(starts[text], counts[text]) + within], copy
+
+
 def standing(logits: Floats, owner: Ints, labels: Ints) -> npt.NDArray[np.bool_]:
     """The windows whose text's label holds for them: all of a benign text, and the highest of an attacked one.
 

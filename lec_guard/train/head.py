@@ -9,7 +9,7 @@ import numpy as np
 
 from lec_guard.detect.heads import HeadSpec, HeadStack, LengthOffset, LengthOffsets
 from lec_guard.step import Stage
-from lec_guard.train.calibrate import Aggregation, aggregate, benign_scores, platt
+from lec_guard.train.calibrate import Aggregation, aggregate, benign_scores, best_of, platt
 from lec_guard.train.fit import Columns, Floats, Ints, balanced_weights, text_logits
 from lec_guard.train.select import Bags, alarms, fit_bags, out_of_family
 
@@ -94,7 +94,7 @@ def _aggregation(logits: Floats, bags: Bags, spec: HeadSpec) -> tuple[HeadSpec, 
     """The spec with the way of aggregating that finds most, and all that were tried."""
     sure, harmful = alarms(logits), bags.harmful
     tried = aggregate(sure, bags.owner, harmful, bags.families, harmful == 0)
-    best = max((one for one in tried if one.method != "top_mean"), key=lambda one: one.gain)
+    best = best_of(tried)
     offsets = tuple(LengthOffset(windows=n, logit=taken) for n, taken in best.taken_off.items())
     found = {"aggregation": best.method, "temperature": best.parameter, "length_offsets": offsets}
     return spec.model_copy(update=found), tuple(tried)

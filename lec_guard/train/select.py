@@ -21,10 +21,12 @@ from lec_guard.train.fit import (
     Floats,
     Ints,
     balanced_weights,
+    copied,
     fit_binary,
     fit_categories,
     fit_windows,
     shares,
+    some_of_each,
     standing,
     text_logits,
 )
@@ -79,16 +81,11 @@ def fit_bags(features: Floats, bags: Bags, windows: npt.NDArray[np.bool_], *, c:
     Returns:
         The columns over the raw features.
     """
-    chosen = np.flatnonzero(windows & _few(bags))
+    most = np.where(bags.harmful[bags.owner] == 1, MOST[True], MOST[False])
+    chosen = np.flatnonzero(windows & some_of_each(bags.owner, most))
     texts, classes = np.nonzero(bags.targets)
-    order = chosen[np.argsort(bags.owner[chosen], kind="stable")]
-    borders = np.searchsorted(bags.owner[order], np.arange(len(bags.targets) + 1))
-    rows = [order[borders[text] : borders[text + 1]] for text in texts]
-    taken = np.array([len(own) > 0 for own in rows])
-    rows = [own for own in rows if len(own)]
-    texts, classes = texts[taken], classes[taken]
-    owner = np.repeat(np.arange(len(texts)), [len(own) for own in rows])
-    own = features[np.concatenate(rows)]
+    at, owner = copied(bags.owner[chosen], texts, len(bags.targets))
+    own = features[chosen[at]]
     weights = np.asarray(bags.weights()[texts] * bags.targets[texts, classes], np.float32)
     if bags.targets.shape[1] == 2:
         return fit_windows(own, owner, classes, weights, c=c)
@@ -96,15 +93,6 @@ def fit_bags(features: Floats, bags: Bags, windows: npt.NDArray[np.bool_], *, c:
     first = fit_binary(own, harmful[owner], shares(owner, weights), c=c)
     keep = standing(first.logits(own)[:, 0], owner, harmful)
     return fit_categories(own[keep], classes[owner[keep]], shares(owner[keep], weights), c=c)
-
-
-def _few(bags: Bags) -> npt.NDArray[np.bool_]:
-    """Up to so many windows of each text, the same ones on every run: `[windows]`."""
-    order = np.lexsort((np.random.default_rng(0).random(len(bags.owner)), bags.owner))
-    first = np.searchsorted(bags.owner[order], np.arange(len(bags.targets)))
-    rank = np.empty(len(bags.owner), np.int64)
-    rank[order] = np.arange(len(bags.owner)) - first[bags.owner[order]]
-    return np.asarray(rank < np.where(bags.harmful[bags.owner] == 1, MOST[True], MOST[False]))
 
 
 def out_of_family(features: Floats, bags: Bags, folds: Sequence[Ints], *, c: float) -> Floats:

@@ -31,7 +31,7 @@ from lec_guard.detect.bundle import FeatureBlock
 from lec_guard.detect.extractor import Block
 from lec_guard.errors import UnsupportedValueError
 from lec_guard.train.features import Features, Progress
-from lec_guard.train.fit import MANY_CLASSES, Columns, Floats, Ints, shares, standing, text_logits
+from lec_guard.train.fit import MANY_CLASSES, Columns, Floats, Ints, copied, shares, some_of_each, standing, text_logits
 
 SIZES = (5, 10, 20, 35, 55, 100, 500, 1000, 5000)
 """Those of the paper, and on."""
@@ -516,7 +516,8 @@ def _fit_unit(plan: _Plan, candidate: int, size: int) -> list[Record]:
     blocks = plan.candidates[candidate]
     # One thread: numbers must not depend on how many there are, and matrices are too small to share.
     with threadpool_limits(1):
-        columns = [one for seed in range(plan.seeds) for one in _fit_sample(plan, blocks, _sample(plan, size, seed))]
+        samples = [draw(plan.parts.draw, plan.classes, size, seed) for seed in range(plan.seeds)]
+        columns = [one for sample in samples for one in _fit_sample(plan, blocks, sample)]
         tested = _score(plan, blocks, columns, plan.parts.test)
         chosen = _score(plan, blocks, columns, plan.parts.choice)
     keys = [(seed, c) for seed in range(plan.seeds) for c in plan.penalties]
@@ -536,12 +537,21 @@ def _fit_unit(plan: _Plan, candidate: int, size: int) -> list[Record]:
     ]
 
 
-def _sample(plan: _Plan, size: int, seed: int) -> Ints:
-    """Draw texts, stratified: `[size]`, in order."""
-    pool = plan.parts.draw
-    classes = plan.classes[pool]
+def draw(pool: Ints, classes: Ints, size: int, seed: int) -> Ints:
+    """Draw texts, stratified.
+
+    Args:
+        pool: The texts to draw from.
+        classes: The class of each text, `[texts]`.
+        size: How many to draw.
+        seed: Which draw; a smaller one of a seed is part of a larger one, but for rounding.
+
+    Returns:
+        `[size]`, in order.
+    """
+    own = classes[pool]
     random = np.random.default_rng(seed)
-    orders = [random.permutation(pool[classes == k]) for k in np.unique(classes)]
+    orders = [random.permutation(pool[own == k]) for k in np.unique(own)]
     counts = allot(np.array([len(order) for order in orders]), size)
     return np.sort(np.concatenate([order[:count] for order, count in zip(orders, counts, strict=True)]))
 
@@ -591,7 +601,7 @@ def _binary_path(rows: Floats, owner: Ints, targets: Floats, penalties: Sequence
     first, second = _Warm(), _Warm()
     text, label = np.nonzero(targets)
     weight = targets[text, label]
-    at, copy = _copied(owner, text, len(targets))
+    at, copy = copied(owner, text, len(targets))
     every = rows if len(at) == len(rows) else rows[at]
     for c in penalties:
         column = first.fit(every, label[copy], shares(copy, weight), c)
@@ -606,20 +616,10 @@ def _multi_path(rows: Floats, owner: Ints, targets: Floats, penalties: Sequence[
     """A window has its text's label, and a soft text each of its labels with its probability as weight."""
     warm = _Warm()
     text, label = np.nonzero(targets)
-    at, copy = _copied(owner, text, len(targets))
+    at, copy = copied(owner, text, len(targets))
     every = rows if len(at) == len(rows) else rows[at]
     for c in penalties:
         yield warm.fit(every, label[copy], shares(copy, targets[text, label]), c)
-
-
-def _copied(owner: Ints, text: Ints, texts: int) -> tuple[Ints, Ints]:
-    """Windows of texts of which some occur several times: which window, and which occurrence it belongs to."""
-    order = np.argsort(owner, kind="stable")
-    counts = np.bincount(owner, minlength=texts)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    copy = np.repeat(np.arange(len(text)), counts[text])
-    within = np.arange(len(copy)) - np.repeat(np.cumsum(counts[text]) - counts[text], counts[text])
-    return order[np.repeat(starts[text], counts[text]) + within], copy
 
 
 class _Warm:
@@ -722,10 +722,7 @@ def _some_windows(owner: Ints, texts: Ints, classes: Ints) -> Ints:
     """Up to so many windows of each text, the same ones always: `[windows to fit on]`, in order."""
     mine = np.flatnonzero(np.isin(owner, texts))
     own = owner[mine]
-    order = np.lexsort((np.random.default_rng(0).random(len(own)), own))
-    rank = np.empty(len(own), np.int64)
-    rank[order] = np.arange(len(own)) - np.searchsorted(own, own)[order]
-    return np.asarray(mine[rank < np.where(classes[own] == 0, *_MOST)], np.int64)
+    return np.asarray(mine[some_of_each(own, np.where(classes[own] == 0, *_MOST))], np.int64)
 
 
 def _families_apart(classes: Ints, family: Ints, share: float) -> npt.NDArray[np.bool_] | None:

@@ -41,7 +41,7 @@ from lec_guard.detect.prune import load_pruned
 from lec_guard.errors import BundleError, UnsupportedValueError
 from lec_guard.policy.schema import PolicyFile
 from lec_guard.step import Stage
-from lec_guard.train.calibrate import PRIOR, Aggregation
+from lec_guard.train.calibrate import PRIOR, Aggregation, best_of
 from lec_guard.train.config import TrainConfig, TrainPooling
 from lec_guard.train.data import Dataset, read_dataset
 from lec_guard.train.families import family_names, held_out
@@ -405,7 +405,7 @@ def _trained(
         chosen=_tried(tried[0]),
         tried=tuple(map(_tried, tried)),
         platt=fitted.platt,
-        aggregation=_taken(fitted),
+        aggregation=best_of(fitted.aggregations),
         context=None if paired is None else _context(paired),
         bars=_bars(fitted, bags, texts.stages, config.max_fpr),
         curves=curves.sweep,
@@ -435,9 +435,12 @@ def _layers(config: TrainConfig, deepest: int) -> Sequence[int]:
 
 def _poolings(folder: Path) -> tuple[TrainPooling, ...]:
     """Of a decoder the last token has seen all others."""
+    return ("mean", "max", "last") if _is_decoder(folder) else ("mean", "max")
+
+
+def _is_decoder(folder: Path) -> bool:
     config = json.loads((folder / "config.json").read_bytes())
-    is_decoder = any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ())
-    return ("mean", "max", "last") if is_decoder else ("mean", "max")
+    return any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ())
 
 
 def _features(
@@ -520,7 +523,7 @@ def _with_context(
     contexts = [example.context for example in texts.dataset.examples]
     if not any(contexts):
         return None, []
-    if "last" in _poolings(folder):
+    if _is_decoder(folder):
         return None, ["contexts were not read: with a decoder they would have to stand before the text"]
     found = collect_contexts(extractor, contexts, work / "contexts", blocks=chosen.blocks)
     paired = fit_paired(
@@ -637,10 +640,6 @@ def _stored(blocks: Sequence[Block]) -> tuple[FeatureBlock, ...]:
 def _tried(candidate: Candidate) -> Tried:
     own = candidate.quality
     return Tried(blocks=_stored(candidate.blocks), penalty=candidate.penalty, loss=own.loss, auc=own.auc)
-
-
-def _taken(fitted: FittedHead) -> Aggregation:
-    return max((way for way in fitted.aggregations if way.method != "top_mean"), key=lambda way: way.gain)
 
 
 def _context(paired: Paired) -> WithContext:

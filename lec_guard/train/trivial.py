@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
 from lec_guard.train.fit import MANY_CLASSES, Ints
-from lec_guard.train.sweep import Parts, Spread, allot
+from lec_guard.train.sweep import Parts, Spread, draw
 
 
 def by_majority(classes: Ints, parts: Parts) -> float:
@@ -48,10 +48,7 @@ def by_length(
     for size in sizes:
         scores = []
         for seed in range(seeds):
-            random = np.random.default_rng(seed)
-            own = [random.permutation(parts.draw[classes[parts.draw] == k]) for k in range(int(classes.max()) + 1)]
-            counts = allot(np.array([len(one) for one in own]), size)
-            drawn = np.concatenate([one[:count] for one, count in zip(own, counts, strict=True)])
+            drawn = draw(parts.draw, classes, size, seed)
             model = LogisticRegression(max_iter=1000, class_weight="balanced")
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=MANY_CLASSES)

@@ -77,6 +77,14 @@ def test_every_block_of_every_window_is_there_in_half_precision(extractor, tmp_p
     np.testing.assert_array_equal(found.of(BLOCKS, mask), found.of(BLOCKS)[mask])
 
 
+def test_a_process_that_was_started_elsewhere_finds_them(extractor, tmp_path, monkeypatch, small):
+    monkeypatch.chdir(tmp_path)
+    found = collect(extractor, TEXTS[:2], Path("here"), blocks=BLOCKS[:1])
+    rows = found.of(BLOCKS[:1])
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(found.of(BLOCKS[:1]), rows)
+
+
 def test_texts_without_a_token_are_named_and_have_no_mean(extractor, tmp_path):
     found = collect(extractor, TEXTS, tmp_path, blocks=BLOCKS)
     assert (found.texts, found.unread.tolist()) == (len(TEXTS), [2])

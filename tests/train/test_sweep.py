@@ -169,7 +169,7 @@ def plan_of(features: Features, classes: np.ndarray, targets: np.ndarray | None 
 @pytest.mark.parametrize("c", [0.01, 1.0])
 def test_a_fit_is_that_of_fit_windows(features, c):
     plan = plan_of(features, CLASSES)
-    texts = module._sample(plan, 100, 0)
+    texts = module.draw(plan.parts.draw, plan.classes, 100, 0)
     windows = np.flatnonzero(np.isin(features.owner, texts))
     rows = features.of(BLOCKS[2:3], windows)
     owner = np.searchsorted(texts, features.owner[windows])
@@ -185,7 +185,7 @@ def test_a_fit_is_that_of_fit_windows(features, c):
 def test_a_path_that_starts_warm_ends_where_single_fits_do(features):
     # Alone, a strong penalty has nothing to start from; as the last of a path it starts far away.
     together = plan_of(features, CLASSES, penalties=(0.001, 0.1, 10.0))
-    texts = module._sample(together, 100, 1)
+    texts = module.draw(together.parts.draw, together.classes, 100, 1)
     path = module._fit_sample(together, BLOCKS[2:], texts)
     rows = features.of(BLOCKS[2:])
     for number, c in enumerate(together.penalties):
@@ -199,7 +199,7 @@ def test_a_soft_text_counts_for_each_class_by_its_probability(tmp_path):
     soft = np.random.default_rng(3).dirichlet([1, 1, 1], 300).astype(np.float32) * 0.4 + one_hot(classes) * 0.6
     for targets in (soft, soft[:, :2] / soft[:, :2].sum(axis=1, keepdims=True)):
         plan = plan_of(features, classes, targets)
-        texts = module._sample(plan, 100, 0)
+        texts = module.draw(plan.parts.draw, plan.classes, 100, 0)
         found = module._fit_sample(plan, BLOCKS[2:3], texts)[1]
         rows = features.of(BLOCKS[2:3])
         scale = rows[texts].std(axis=0)
@@ -237,7 +237,7 @@ def test_figures_are_those_of_scikit_learn(tmp_path, monkeypatch):
         features = made(tmp_path / str(classes.max()), classes)
         found = run(tmp_path / f"s{classes.max()}", features, classes, candidates=[BLOCKS[2:]], sizes=(100,))
         plan = plan_of(features, classes)
-        columns = module._fit_sample(plan, BLOCKS[2:], module._sample(plan, 100, 1))[0]
+        columns = module._fit_sample(plan, BLOCKS[2:], module.draw(plan.parts.draw, plan.classes, 100, 1))[0]
         test = plan.parts.test
         rows = np.isin(features.owner, test)
         logits = text_columns(
