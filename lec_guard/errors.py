@@ -5,6 +5,7 @@ LecGuardError
 ├── GuardBlocked            a policy refused a step; carries the verdict
 ├── PolicyError             a policy file or a tenant name is wrong
 ├── DetectorError           a detector could not read a text or gave scores that mean nothing
+│   └── OverloadError       a detector had no time or room for steps; to ask again at once is no help
 ├── BundleError             a detector on disk is missing, altered or made for another extractor
 ├── UnsupportedValueError   a value that the guard can't read, and so will not let pass
 └── TenantMismatch          two sources name different tenants
@@ -52,6 +53,10 @@ class PolicyError(LecGuardError):
 
 class DetectorError(LecGuardError):
     """A detector could not be built, could not read a text, or gave scores that mean nothing."""
+
+
+class OverloadError(DetectorError):
+    """A detector had no time or no room for steps, whatever they hold; to ask again at once makes it worse."""
 
 
 class BundleError(LecGuardError):

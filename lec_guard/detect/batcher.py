@@ -13,9 +13,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Self
 
-from lec_guard.detect.detector import Detector
-from lec_guard.detect.submitting import checked, in_order, submitted
-from lec_guard.errors import DetectorError, LecGuardError
+from lec_guard.detect.detector import Detector, Measured
+from lec_guard.detect.heads import HeadSpec
+from lec_guard.detect.submitting import checked, failed, in_order, submitted
+from lec_guard.errors import DetectorError, LecGuardError, OverloadError
 from lec_guard.step import Scores, Step
 
 MAX_STEPS = 64
@@ -86,6 +87,39 @@ class Batcher:
         """Head name -> the labels that the wrapped detector can raise."""
         return self._detector.labels
 
+    @property
+    def heads(self) -> tuple[HeadSpec, ...]:
+        """What the heads of the wrapped detector are; none where it does not say."""
+        return self._detector.heads if isinstance(self._detector, Measured) else ()
+
+    @property
+    def detector_id(self) -> str | None:
+        """Name and content hash of the wrapped detector; None where it has none."""
+        found = getattr(self._detector, "detector_id", None)
+        return None if found is None else str(found)
+
+    @property
+    def window_tokens(self) -> int | None:
+        """Tokens that the wrapped detector reads at once, at most; None where it does not say."""
+        found = getattr(self._detector, "window_tokens", None)
+        return None if found is None else int(found)
+
+    @property
+    def detector(self) -> Detector:
+        """The wrapped detector."""
+        return self._detector
+
+    def around(self, detector: Detector) -> Batcher:
+        """Another batcher with the limits of this one.
+
+        Args:
+            detector: What it wraps.
+
+        Returns:
+            The batcher, with a thread and lines of its own.
+        """
+        return Batcher(detector, max_steps=self._max_steps, max_waiting=self._max_waiting, timeout_s=self._timeout_s)
+
     def score(self, steps: Sequence[Step], *, keys: Sequence[Hashable] | None = None) -> list[Scores]:
         """Score steps, in calls of the detector that others share.
 
@@ -97,8 +131,9 @@ class Batcher:
             One `Scores` a step, in order.
 
         Raises:
-            DetectorError: If the steps are refused (see `submit`), their time was up before they were begun,
-                or the detector failed; what has not begun of the other keys' steps is not scored then.
+            OverloadError: If too many steps wait already, or these had no turn in their time.
+            DetectorError: If the steps are refused (see `submit`) or the detector failed; what has not begun of
+                the other keys' steps is not scored then.
             ValueError: If there is not one key a step.
         """
         self._check_not_worker()
@@ -132,8 +167,8 @@ class Batcher:
             A future of one `Scores` a step, in order. Its errors are `LecGuardError`s.
 
         Raises:
-            DetectorError: If too many steps wait already, the batcher is closed, or the process was forked
-                from the batcher's.
+            OverloadError: If too many steps wait already.
+            DetectorError: If the batcher is closed, or the process was forked from the batcher's.
         """
         if os.getpid() != self._pid:
             raise DetectorError(
@@ -147,7 +182,7 @@ class Batcher:
             if self._closed:
                 raise DetectorError("the batcher is closed")
             if self._lines.waiting + call.left > self._max_waiting:
-                raise DetectorError(
+                raise OverloadError(
                     f"overload: {self._lines.waiting} steps wait for the detector, and with {call.left} more there "
                     f"would be more than {self._max_waiting}"
                 )
@@ -220,7 +255,7 @@ class Batcher:
                 calls = [*batch, *late, *self._lines.clear()]
                 self._working = False
             for call in calls:
-                call.fail(_failure("batcher", error))
+                call.fail(failed(error, "batcher"))
         finally:
             self._worker = None
 
@@ -240,7 +275,7 @@ class Batcher:
         try:
             scores = self._scores(batch)
         except BaseException as error:  # noqa: BLE001 - told to who waits, not to this thread
-            failure = _failure("detector", error)
+            failure = failed(error)
         at = 0
         for call, steps in batch.items():
             if failure is None:
@@ -363,14 +398,5 @@ def _check_positive(**limits: float | None) -> None:
             raise DetectorError(f"{name} must be a number above 0, not {limit}")
 
 
-def _late() -> DetectorError:
-    return DetectorError("overload: the detector did not come to these steps within their time")
-
-
-def _failure(what: str, error: BaseException) -> LecGuardError:
-    """An error that a future can carry: asyncio takes some classes for a cancellation, or for the loop's end."""
-    if isinstance(error, LecGuardError):
-        return error
-    failure = DetectorError(f"the {what} failed: {error!r}")
-    failure.__cause__ = error
-    return failure
+def _late() -> OverloadError:
+    return OverloadError("overload: the detector did not come to these steps within their time")

@@ -236,6 +236,21 @@ class Bundle:
             raise BundleError(f"{self.folder}: was not exported; run: lec-guard bundle export")
         return self.spec.base
 
+    def check_id(self, detector_id: str) -> None:
+        """Refuse any other bundle than the one that is asked for.
+
+        Args:
+            detector_id: Name and content hash of that one.
+
+        Raises:
+            BundleError: If this is another.
+        """
+        if self.detector_id != detector_id:
+            raise BundleError(
+                f"{self.folder}: is {self.detector_id}, but {detector_id} is asked for: put that bundle into the "
+                f"folder, or ask for this one"
+            )
+
     def base_folder(self) -> Path:
         """The folder with the base weights, after every file's hash was checked.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -65,6 +65,16 @@ class Detector(Protocol):
         ...
 
 
+@runtime_checkable
+class Measured(Protocol):
+    """What a detector can do that knows how high benign texts score."""
+
+    @property
+    def heads(self) -> tuple[HeadSpec, ...]:
+        """What its fitted heads are; none where it does not know."""
+        ...
+
+
 class LayerDetector:
     """A cut transformer with its heads: one forward pass, all scores. Safe to share between threads.
 
@@ -112,6 +122,7 @@ class LayerDetector:
         backend: BackendName | None = None,
         budget: int | None = TOKEN_BUDGET,
         context_bytes: int = CONTEXT_BYTES,
+        detector_id: str | None = None,
     ) -> LayerDetector:
         """Load a bundle and the base weights it names; nothing is ever downloaded.
 
@@ -122,17 +133,21 @@ class LayerDetector:
                 None: `torch-fp32`, or for an exported bundle what it was exported for.
             budget: Tokens of one text beyond which it is not read; None reads any length.
             context_bytes: How much of the contexts that were read to keep, for all keys together.
+            detector_id: Name and content hash that the bundle must have; None takes any.
 
         Returns:
             A detector that is ready to score.
 
         Raises:
-            BundleError: If bundle or weights are missing, altered, or not made for each other.
+            BundleError: If bundle or weights are missing, altered, not made for each other, or not those that are
+                asked for.
             DetectorError: If the base model can't be cut.
             ValueError: If `context_bytes` is below 1.
         """
         cache = ContextCache[Any](context_bytes)
         bundle = read_bundle(EMBEDDED if source is None else Path(source))
+        if detector_id is not None:
+            bundle.check_id(detector_id)
         spec = bundle.spec
         if isinstance(spec.base, OnnxBase):
             if backend not in (None, f"onnx-{spec.base.dtype}"):
@@ -173,6 +188,57 @@ class LayerDetector:
             pairs = PairHeads(_pair_reader(extractor, spec, budget), heads, cache)
         return cls(extractor, bundle.learned.heads, bundle.detector_id, budget=budget, pairs=pairs)
 
+    def with_heads(self, bundle_folder: str | Path, *, detector_id: str | None = None) -> LayerDetector:
+        """The heads of another bundle beside these: both read the same features, in one forward pass.
+
+        The model is shared, not loaded again. The heads of this detector score as they do here. Where some of the
+        other bundle's read contexts and none here do, a context that can't be read whole leaves the step unread.
+
+        Args:
+            bundle_folder: A bundle that was fitted on this detector's extractor. Heads that are the same in both
+                are not added again.
+            detector_id: Name and content hash that it must have; None takes any.
+
+        Returns:
+            A detector with all heads, named by both, which keeps contexts of its own.
+
+        Raises:
+            BundleError: If the bundle is missing, altered or not the one that is asked for, was fitted on another
+                extractor, has another head of a name that is here, or reads contexts in another way.
+        """
+        bundle = read_bundle(Path(bundle_folder))
+        if detector_id is not None:
+            bundle.check_id(detector_id)
+        own, theirs = self._extractor.extractor_id, bundle.spec.extractor_id
+        if own != theirs:
+            raise BundleError(
+                f"{bundle.folder}: the heads of {bundle.detector_id} were fitted on extractor {theirs[:16]}…, but "
+                f"{self.detector_id} reads with {own[:16]}…; fit them on that, or load the bundle by itself"
+            )
+        try:
+            heads, pairs = self._heads.beside(bundle.learned.heads), self._pairs_with(bundle)
+        except BundleError as error:
+            raise BundleError(f"{bundle.folder}: can't be added to {self.detector_id}: {error}") from error
+        name = f"{self.detector_id}+{bundle.detector_id}"
+        return LayerDetector(self._extractor, heads, name, budget=self._budget, pairs=pairs)
+
+    def _pairs_with(self, bundle: Bundle) -> PairHeads[Any] | None:
+        """The heads that read contexts, with those of another bundle whose others fit."""
+        spec, heads = bundle.spec.pairs, bundle.learned.pair_heads
+        mine = self._pairs
+        if spec is None or heads is None:
+            return None if mine is None else mine.with_heads(mine.heads)
+        of_mine: Iterable[str] = mine.heads.labels if mine else ()
+        for name in heads.labels:
+            if name in self._heads.labels and name not in of_mine:
+                raise BundleError(f"the head {name!r} is there already, and reads no contexts there")
+        reader = _pair_reader(self._extractor, spec, self._budget)
+        if mine is None:
+            return PairHeads(reader, heads)
+        if mine.reader.form != reader.form:
+            raise BundleError(f"contexts are read otherwise there: {reader.form}, not {mine.reader.form}")
+        return mine.with_heads(mine.heads.beside(heads))
+
     @property
     def labels(self) -> Mapping[str, tuple[str, ...]]:
         """Head name -> the labels that it can raise."""
@@ -182,6 +248,16 @@ class LayerDetector:
     def heads(self) -> tuple[HeadSpec, ...]:
         """What the fitted heads are, in the order of their columns."""
         return self._heads.specs
+
+    @property
+    def budget(self) -> int | None:
+        """Tokens of one text beyond which it is not read; None where any length is read."""
+        return self._budget
+
+    @property
+    def window_tokens(self) -> int:
+        """Tokens that the model reads at once, at most, special ones included."""
+        return self._extractor.windower.spec.size
 
     def score(self, steps: Sequence[Step], *, keys: Sequence[Hashable] | None = None) -> list[Scores]:
         """Score steps; the same text is read once, however many steps have it.
@@ -216,7 +292,7 @@ class LayerDetector:
         for pair in pairs:
             text = texts.setdefault(pair.text, _Text())
             context = contexts.get(pair.about)
-            if isinstance(context, str):
+            if isinstance(context, _Unread):
                 continue
             if self._pairs is not None and context is not None:
                 text.paired[pair.about] = _Reading(self._pairs.heads)
@@ -227,7 +303,8 @@ class LayerDetector:
             if text.alone is None and not text.paired:  # None of its contexts can be read.
                 continue
             if self._budget is not None and self._extractor.windower.too_long(content, self._budget):
-                text.unread = f"the text has more than {self._budget} tokens, the budget of a step"
+                why = f"the text has more than {self._budget} tokens, the budget of a step"
+                text.unread = _Unread(why, over_budget=True)
                 continue
             for window in self._extractor.windower.windows(content):
                 pool.append((text, window))
@@ -237,18 +314,18 @@ class LayerDetector:
         self._read(pool, contexts)
         return {pair: self._scores(pair, texts[pair.text], contexts.get(pair.about)) for pair in pairs}
 
-    def _contexts(self, pairs: Sequence[_Pair]) -> dict[_About, Context | str]:
+    def _contexts(self, pairs: Sequence[_Pair]) -> dict[_About, Context | _Unread]:
         """What is known of each context, or why it could not be read."""
-        found: dict[_About, Context | str] = {}
+        found: dict[_About, Context | _Unread] = {}
         for pair in pairs:
             if self._pairs is not None and pair.context is not None and pair.about not in found:
                 try:
                     found[pair.about] = self._pairs.context(pair.context, pair.key)
                 except UnreadContextError as error:
-                    found[pair.about] = str(error)
+                    found[pair.about] = _Unread(str(error), over_budget=error.over_budget)
         return found
 
-    def _read(self, pool: list[tuple[_Text, Window]], contexts: Mapping[_About, Context | str]) -> None:
+    def _read(self, pool: list[tuple[_Text, Window]], contexts: Mapping[_About, Context | _Unread]) -> None:
         if not pool:
             return
         # Windows of a text together, because collecting them costs as much for many as for one.
@@ -270,7 +347,7 @@ class LayerDetector:
                 text.alone.add([windows[at] for at in own], logits[own])
         for about in dict.fromkeys(about for text in rows for about in text.paired):
             context = contexts[about]
-            if self._pairs is None or isinstance(context, str):
+            if self._pairs is None or isinstance(context, _Unread):
                 continue
             texts = [text for text in rows if about in text.paired]
             some = [at for text in texts for at in rows[text]]
@@ -281,10 +358,10 @@ class LayerDetector:
                 text.paired[about].add([windows[at] for at in own], logits[: len(own)])
                 logits = logits[len(own) :]
 
-    def _scores(self, pair: _Pair, text: _Text, context: Context | str | None) -> Scores:
+    def _scores(self, pair: _Pair, text: _Text, context: Context | _Unread | None) -> Scores:
         by_head: dict[str, dict[str, float]] = {}
         spans: dict[str, Span] = {}
-        unread = context if isinstance(context, str) else text.unread
+        unread = context if isinstance(context, _Unread) else text.unread
         context_read = False
         if unread is None and text.windows:
             paired = text.paired.get(pair.about)
@@ -296,7 +373,7 @@ class LayerDetector:
                     spans |= {span.head: span for span in reading.spans()}
             by_head[READING] = {UNKNOWN_TOKENS: text.unknown_share(self._extractor.windower.special)}
         elif unread is None and pair.text and not pair.text.isspace():
-            unread = "the text has characters but no token that the model can read"
+            unread = _Unread("the text has characters but no token that the model can read")
         elif unread is None:
             by_head = {name: dict.fromkeys(labels, 0.0) for name, labels in self.labels.items()}
         return Scores(
@@ -304,7 +381,8 @@ class LayerDetector:
             spans=tuple(spans.values()),
             windows=text.windows if unread is None else 0,
             context_read=context_read,
-            unread=unread,
+            unread=None if unread is None else unread.why,
+            over_budget=unread is not None and unread.over_budget,
             detector_id=self.detector_id,
             backend=self._extractor.backend.name,
         )
@@ -317,6 +395,14 @@ def _pair_reader(extractor: Extractor, spec: MeetingPairs | PrefixPairs, budget:
 
     template = prefix.Template(spec.before, spec.between, spec.after)
     return prefix.PrefixPairs(extractor, template, budget=budget)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """Why a text or a context was not read."""
+
+    why: str
+    over_budget: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +445,7 @@ class _Text:
     """What is known of a text so far; its size does not grow with the text."""
 
     def __init__(self) -> None:
-        self.unread: str | None = None
+        self.unread: _Unread | None = None
         self.windows = self._unknown = self._tokens = self._as_it_is = 0
         self.alone: _Reading | None = None
         self.paired: dict[_About, _Reading] = {}

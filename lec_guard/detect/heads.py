@@ -176,6 +176,56 @@ class HeadStack:
         self.labels = {spec.name: spec.labels for spec in specs}
         self._layout = _Layout(self.specs)
 
+    def head(self, name: str) -> HeadStack:
+        """One of the heads by itself.
+
+        Args:
+            name: Its name.
+
+        Returns:
+            A stack of that head alone.
+
+        Raises:
+            ValueError: If there is none of this name.
+        """
+        at = list(self.labels).index(name)
+        own = self._layout.columns[at]
+        return HeadStack([self.specs[at]], self.weight[:, own], self.bias[own])
+
+    def beside(self, others: HeadStack) -> HeadStack:
+        """These heads and, behind them, others that read the same features.
+
+        Args:
+            others: The other heads. One that is among these already, the same in every number, is not added again.
+
+        Returns:
+            All of them.
+
+        Raises:
+            BundleError: If one has the name of a head that is here but is not the same, or they read features of
+                another width.
+        """
+        if self.weight.shape[0] != others.weight.shape[0]:
+            raise BundleError(
+                f"the heads read {others.weight.shape[0]} features, those beside them {self.weight.shape[0]}"
+            )
+        added = []
+        for name in others.labels:
+            other = others.head(name)
+            if name not in self.labels:
+                added.append(other)
+            elif not self.head(name)._equals(other):
+                raise BundleError(f"another head {name!r} is there already; give one of them another name")
+        return HeadStack(
+            [*self.specs, *(head.specs[0] for head in added)],
+            np.hstack([self.weight, *(head.weight for head in added)]),
+            np.concatenate([self.bias, *(head.bias for head in added)]),
+        )
+
+    def _equals(self, other: HeadStack) -> bool:
+        numbers = zip((self.weight, self.bias), (other.weight, other.bias), strict=True)
+        return self.specs == other.specs and all(np.array_equal(own, theirs) for own, theirs in numbers)
+
     def logits(self, features: Matrix) -> Matrix:
         """The one matrix product.
 

@@ -49,6 +49,8 @@ class PairReader(Protocol[Kept]):
     """Whether it starts from the features of the text alone."""
     width: int
     """Length of a feature vector of a pair."""
+    form: Hashable
+    """What fixes the features beside the extractor: readers of one extractor with equal forms give the same."""
 
     def read(self, context: str) -> Kept:
         """Read a context by itself, whatever texts come with it.
@@ -79,23 +81,32 @@ class PairReader(Protocol[Kept]):
 
 
 class UnreadContextError(Exception):
-    """A context that can't be read whole; the message says why."""
-
-
-def check_length(windower: Windower, context: str, most: int | None, why: str) -> None:
-    """Refuse a context that has too many tokens.
+    """A context that can't be read whole; the message says why.
 
     Args:
-        windower: Counts them.
+        why: The message.
+        over_budget: Whether it is over the budget of its reader.
+    """
+
+    def __init__(self, why: str, *, over_budget: bool = False) -> None:
+        super().__init__(why)
+        self.over_budget = over_budget
+
+
+def check_budget(windower: Windower, context: str, budget: int | None) -> None:
+    """Refuse a context that is over the budget.
+
+    Args:
+        windower: Counts its tokens.
         context: The context.
-        most: How many it may have; None: any number.
-        why: What sets this limit.
+        budget: How many it may have; None: any number.
 
     Raises:
         UnreadContextError: If it has more.
     """
-    if most is not None and windower.too_long(context, most):
-        raise UnreadContextError(f"the context has more than {most} tokens, {why}")
+    if budget is not None and windower.too_long(context, budget):
+        why = f"the context has more than {budget} tokens, the budget of a step"
+        raise UnreadContextError(why, over_budget=True)
 
 
 class Meeting:
@@ -114,11 +125,12 @@ class Meeting:
         self._parts = tuple(parts)
         self._budget = budget
         self.width = extractor.backend.width * len(self._parts)
+        self.form: Hashable = ("meeting", self._parts)
 
     def read(self, context: str) -> Features:
         """The mean over the context's windows: `[width]`; see `PairReader.read`."""
         windower = self._extractor.windower
-        check_length(windower, context, self._budget, "the budget of a step")
+        check_budget(windower, context, self._budget)
         total = np.zeros(self._extractor.backend.width)
         count = 0
         windows = windower.windows(context, as_meant=False)
@@ -147,6 +159,17 @@ class PairHeads(Generic[Kept]):
         self.reader = reader
         self.heads = heads
         self._cache = ContextCache[Kept]() if cache is None else cache
+
+    def with_heads(self, heads: HeadStack) -> PairHeads[Kept]:
+        """Other heads with the same reader.
+
+        Args:
+            heads: The heads.
+
+        Returns:
+            Them, with contexts of their own, as many bytes as here.
+        """
+        return PairHeads(self.reader, heads, ContextCache[Kept](self._cache.most))
 
     def context(self, context: str, key: Hashable) -> Kept:
         """Read a context, or find it where the same key had it before.
@@ -203,6 +226,9 @@ class ContextCache(Generic[Kept]):
     Args:
         most: Bytes of all contexts.
 
+    Attributes:
+        most: The same.
+
     Raises:
         ValueError: If it is below 1.
     """
@@ -210,7 +236,7 @@ class ContextCache(Generic[Kept]):
     def __init__(self, most: int = CONTEXT_BYTES) -> None:
         if most < 1:
             raise ValueError(f"contexts can't be kept in {most} bytes: give 1 or more")
-        self._most = most
+        self.most = most
         self._lock = threading.Lock()
         # In both, the one used last is at the end.
         self._kept: OrderedDict[Hashable, OrderedDict[bytes, Kept]] = OrderedDict()
@@ -248,7 +274,7 @@ class ContextCache(Generic[Kept]):
             digest: Its hash.
             context: What was read.
         """
-        share = self._most // KEY_SHARE
+        share = self.most // KEY_SHARE
         size = context.nbytes
         if size > share:
             return
@@ -262,7 +288,7 @@ class ContextCache(Generic[Kept]):
             self._total += size
             while self._bytes[key] > share:
                 self._drop_oldest(key)
-            while self._total > self._most:
+            while self._total > self.most:
                 self._drop_oldest(next(iter(self._kept)))
 
     def _drop_oldest(self, key: Hashable) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lec_guard.detect.bundle import TORCH_ONLY
 from lec_guard.detect.extractor import Backend, Extractor, Features, Tokens
-from lec_guard.detect.pairs import check_length
+from lec_guard.detect.pairs import UnreadContextError, check_budget
 from lec_guard.detect.windows import Window
 from lec_guard.errors import BundleError
 
@@ -149,6 +149,7 @@ class PrefixPairs:
         self._extractor = extractor
         self._budget = budget
         self.width = extractor.backend.width
+        self.form: Hashable = ("prefix", template)
         windower = extractor.windower
         self._before, self._between, self._after = windower.template_ids(
             [template.before, template.between, template.after]
@@ -168,8 +169,11 @@ class PrefixPairs:
     def read(self, context: str) -> Prefix:
         """The template up to the text, read with this context; see `PairReader.read`."""
         windower = self._extractor.windower
-        check_length(windower, context, self._budget, "the budget of a step")
-        check_length(windower, context, self._room, "what the model can read in front of a window")
+        check_budget(windower, context, self._budget)
+        if self._room is not None and windower.too_long(context, self._room):
+            raise UnreadContextError(
+                f"the context has more than {self._room} tokens, what the model can read in front of a window"
+            )
         # Token by token put together, not as one string: what a user typed can't become part of the template.
         return self._backend.prefix([*self._before, *windower.ids(context), *self._between])
 

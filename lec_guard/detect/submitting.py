@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
-from lec_guard.errors import DetectorError
+from lec_guard.errors import DetectorError, LecGuardError
 from lec_guard.step import Scores, Step
 
 Submitted = dict[Future[list[Scores]], list[int]]
@@ -30,7 +30,7 @@ class Submitting(Protocol):
             Its errors are such as a future of asyncio can carry, so no StopIteration.
 
         Raises:
-            DetectorError: If the steps are refused.
+            DetectorError: If the steps are refused; an OverloadError where that is for want of room.
         """
         ...
 
@@ -102,3 +102,22 @@ def checked(scores: object, count: int) -> list[Scores]:
     if len(scores) != count:
         raise DetectorError(f"the detector gave {len(scores)} scores for {count} steps")
     return scores
+
+
+def failed(error: BaseException, what: str = "detector") -> LecGuardError:
+    """What was raised as an error of this package, which no caller takes for a pass and any future can carry.
+
+    asyncio takes some classes for a cancellation, or for the end of a loop.
+
+    Args:
+        error: What was raised.
+        what: What raised it.
+
+    Returns:
+        The same, if it is of this package already; else one that tells it and has it for its cause.
+    """
+    if isinstance(error, LecGuardError):
+        return error
+    failure = DetectorError(f"the {what} failed: {error!r}")
+    failure.__cause__ = error
+    return failure

@@ -21,6 +21,7 @@ from lec_guard.detect.bundle import (
     PathBase,
     Windows,
     hash_files,
+    read_bundle,
     write_bundle,
 )
 from lec_guard.detect.extractor import Block, Extractor
@@ -237,6 +238,26 @@ def save_bundle(
     )
     pair_heads = random_heads(width * len(PARTS), specs=PAIR_HEADS, seed=1) if pairs else None
     write_bundle(folder, spec, Learned(random_heads(width), pair_heads, gates))
+    return folder
+
+
+def save_extra(
+    folder: Path,
+    bundle: Path,
+    heads: HeadStack,
+    *,
+    pair_heads: HeadStack | None = None,
+    parts: tuple[Part, ...] = PARTS,
+    name: str = "extra",
+) -> Path:
+    """Write a bundle with other heads on the extractor of one that is there."""
+    there = read_bundle(bundle)
+    base = there.spec.base
+    if isinstance(base, PathBase):
+        base = PathBase(kind="path", path=str((bundle / base.path).resolve()))
+    pairs = MeetingPairs(kind="meeting", parts=parts, heads=pair_heads.specs) if pair_heads else None
+    spec = there.spec.model_copy(update={"name": name, "base": base, "heads": heads.specs, "pairs": pairs})
+    write_bundle(folder, spec, Learned(heads, pair_heads, there.learned.gates))
     return folder
 
 

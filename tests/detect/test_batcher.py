@@ -18,7 +18,7 @@ import pytest
 
 from lec_guard import Batcher, DetectorError, Guard, Scores, Step
 from lec_guard.detect.detector import LayerDetector
-from lec_guard.policy.store import PolicyStore
+from lec_guard.errors import OverloadError
 from lec_guard.testing import KeywordDetector
 from tests.conftest import ROOT
 
@@ -158,6 +158,31 @@ class TestScores:
         assert fake.batches[1:] == [["a"], [long], ["b", "c"]]
 
 
+class TestWrapping:
+    def test_it_tells_what_the_wrapped_detector_tells(self, detector: LayerDetector):
+        with Batcher(detector) as batcher:
+            assert batcher.detector is detector
+            assert batcher.heads == detector.heads != ()
+            assert batcher.detector_id == detector.detector_id
+            assert batcher.window_tokens == detector.window_tokens
+
+    def test_of_a_detector_that_tells_less_it_tells_nothing(self):
+        with Batcher(Fake()) as batcher:
+            assert (batcher.heads, batcher.detector_id, batcher.window_tokens) == ((), None, None)
+
+    def test_another_one_has_the_same_limits_and_a_worker_of_its_own(self):
+        fake, other = Fake(), Fake()
+        with Batcher(fake, max_steps=2, max_waiting=3, timeout_s=PATIENCE) as batcher, batcher.around(other) as beside:
+            assert beside._timeout_s == PATIENCE
+            with blocked(batcher, fake):
+                beside.score([step("a"), step("b"), step("c")])
+            with pytest.raises(OverloadError, match="more than 3"):
+                beside.score([step("a")] * 4)
+        assert other.batches == [["a", "b"], ["c"]]
+        assert not set(fake.threads) & set(other.threads)
+        assert (fake.closed, other.closed) == (1, 1)
+
+
 class TestKeys:
     def test_the_detector_is_told_each_steps_key_in_one_call(self):
         fake = Fake()
@@ -204,7 +229,7 @@ class TestKeys:
         fake = Fake()
         with Batcher(fake, max_waiting=3) as batcher:
             with blocked(batcher, fake):
-                with pytest.raises(DetectorError, match="overload: 2 steps wait"):
+                with pytest.raises(OverloadError, match="overload: 2 steps wait"):
                     batcher.score([step("a"), step("a"), step("b"), step("b")], keys=["a", "a", "b", "b"])
                 kept = batcher.submit([step("c")] * 3)
             assert texts(kept.result(PATIENCE)) == ["c"] * 3
@@ -234,7 +259,7 @@ class TestKeys:
         fake = Fake()
         with Batcher(fake, timeout_s=0.02) as batcher:
             with blocked(batcher, fake) as first:
-                with pytest.raises(DetectorError, match=r"overload: .* within their time"):
+                with pytest.raises(OverloadError, match=r"overload: .* within their time"):
                     batcher.score([step("a"), step("b")], keys=["a", "b"])
                 assert not first.done()
             assert texts(batcher.score([step("c")])) == ["c"]
@@ -591,38 +616,36 @@ def harmless() -> Fake:
 
 class TestGuard:
     async def test_a_guard_takes_it_for_its_detector(self, policies, keywords: KeywordDetector):
-        guard = Guard(PolicyStore.load(policies), Batcher(keywords))
+        guard = Guard(policies, Batcher(keywords))
         steps = [step("hello"), step("an ATTACK")]
         assert [verdict.action for verdict in guard.check_many(steps)] == ["allow", "block"]
         outcomes = await asyncio.gather(*(guard.aapply(steps[at % 2], "acme") for at in range(50)))
         assert [outcome.text for outcome in outcomes] == ["hello", None] * 25
         await guard.aclose()
-        with pytest.raises(DetectorError, match="closed"):
-            guard.check(steps[0])
+        assert guard.check(steps[0]).rule == "fail:error"
 
     async def test_overload_lets_nothing_pass(self, policies):
         fake = harmless()
         with Batcher(fake, max_waiting=2) as batcher:
-            guard = Guard(PolicyStore.load(policies), batcher)
+            guard = Guard(policies, batcher)
             with blocked(batcher, fake):
                 waiting = batcher.submit([step("a")])
                 for _ in range(3):  # What was refused takes no room.
-                    with pytest.raises(DetectorError, match="overload"):
-                        guard.apply_many([step(), step()], ["acme", "globex"])
-                    with pytest.raises(DetectorError, match="overload"):
-                        await guard.aapply_many([step(), step()], ["acme", "globex"])
+                    refused = guard.apply_many([step(), step()], ["acme", "globex"])
+                    refused += await guard.aapply_many([step(), step()], ["acme", "globex"])
+                    assert [(one.text, one.verdict.rule) for one in refused] == [(None, "fail:timeout")] * 4
             assert len(waiting.result(PATIENCE)) == 1
         assert fake.batches == [["first"], ["a"]]
 
     async def test_a_late_step_does_not_pass(self, policies):
         fake = harmless()
         with Batcher(fake, timeout_s=0.02) as batcher:
-            guard = Guard(PolicyStore.load(policies), batcher)
+            guard = Guard(policies, batcher)
             with blocked(batcher, fake):
                 late = asyncio.create_task(guard.aapply(step()))
                 await asyncio.sleep(0.1)
-            with pytest.raises(DetectorError, match="within their time"):
-                await asyncio.wait_for(late, PATIENCE)
+            outcome = await asyncio.wait_for(late, PATIENCE)
+            assert (outcome.text, outcome.verdict.rule) == (None, "fail:timeout")
         assert fake.batches == [["first"]]
 
     def test_many_tasks_share_calls_and_no_thread_waits_for_one(self, policies):
@@ -631,7 +654,7 @@ class TestGuard:
         tenants = [None, "acme", "globex"]
 
         async def serve() -> None:
-            guard = Guard(PolicyStore.load(policies), batcher)
+            guard = Guard(policies, batcher)
             with blocked(batcher, fake):
                 tasks = [asyncio.create_task(guard.acheck(step(str(at)), tenants[at % 3])) for at in range(200)]
                 await asyncio.sleep(0.01)
@@ -653,7 +676,7 @@ class TestGuard:
     async def test_a_cancelled_task_cancels_what_has_not_begun(self, policies):
         fake = harmless()
         with Batcher(fake) as batcher:
-            guard = Guard(PolicyStore.load(policies), batcher)
+            guard = Guard(policies, batcher)
             with blocked(batcher, fake):
                 gone = asyncio.create_task(guard.acheck_many([step("no"), step("no")], ["acme", "globex"]))
                 stays = asyncio.create_task(guard.acheck(step("yes"), "acme"))
@@ -668,7 +691,7 @@ class TestGuard:
     async def test_a_task_that_is_cancelled_when_its_steps_have_begun_harms_no_other(self, policies):
         fake = harmless()
         with Batcher(fake) as batcher:
-            guard = Guard(PolicyStore.load(policies), batcher)
+            guard = Guard(policies, batcher)
             fake.gate.clear()
             gone = asyncio.create_task(guard.acheck(step("begun")))
             assert await asyncio.to_thread(fake.entered.wait, PATIENCE)

@@ -90,6 +90,46 @@ def test_labels_are_told_in_the_order_of_the_columns() -> None:
     assert {name: values.shape for name, values in scores.items()} == {"injection": (1,), "topic": (2,), "safety": (3,)}
 
 
+def test_a_head_by_itself_scores_as_among_others() -> None:
+    stack = random_heads(WIDTH)
+    for spec in HEADS:
+        alone = stack.head(spec.name)
+        assert alone.specs == (spec,)
+        together = stack.window_scores(stack.logits(features()))[spec.name]
+        np.testing.assert_allclose(alone.window_scores(alone.logits(features()))[spec.name], together, atol=1e-6)
+    with pytest.raises(ValueError, match="other"):
+        stack.head("other")
+
+
+def test_heads_beside_others_score_as_each_alone_and_none_stands_twice() -> None:
+    first, second = one_head(BINARY), random_heads(WIDTH, specs=(TWO_LEVEL, MULTICLASS), seed=1)
+    both = first.beside(second)
+    assert both.specs == (BINARY, TWO_LEVEL, MULTICLASS)
+    scores = both.window_scores(both.logits(features()))
+    for stack in (first, second):
+        for name, alone in stack.window_scores(stack.logits(features())).items():
+            np.testing.assert_allclose(scores[name], alone, atol=1e-6)
+    again = second.beside(both)
+    assert again.specs == (TWO_LEVEL, MULTICLASS, BINARY)
+    assert both.beside(again).specs == both.specs
+
+
+def test_another_head_of_the_same_name_is_refused() -> None:
+    stack = random_heads(WIDTH)
+    topic = stack.head("topic")
+    other = topic.bias.copy()
+    other[1] += 1e-3
+    for twin in (
+        HeadStack([MULTICLASS.model_copy(update={"temperature": 3.0})], topic.weight, topic.bias),
+        HeadStack([MULTICLASS], topic.weight * 2, topic.bias),
+        HeadStack([MULTICLASS], topic.weight, other),
+    ):
+        with pytest.raises(BundleError, match="another head 'topic' is there already"):
+            stack.beside(twin)
+    with pytest.raises(BundleError, match="the heads read 2 features, those beside them 6"):
+        stack.beside(random_heads(2, specs=(BINARY,)))
+
+
 def alarms(spec: HeadSpec, logits: np.ndarray) -> np.ndarray:
     logits = logits.astype(np.float64)
     return logits[:, 1:].max(axis=1) - logits[:, 0] if spec.kind == "multiclass" else logits[:, 0]

@@ -17,7 +17,8 @@ from lec_guard.detect.bundle import Learned, read_bundle, write_bundle
 from lec_guard.detect.detector import READING
 from lec_guard.detect.export import export
 from lec_guard.detect.extractor import Block, Extractor, Features, Tokens
-from lec_guard.detect.pairs import KEY_SHARE, ContextCache, UnreadContextError
+from lec_guard.detect.heads import HeadSpec
+from lec_guard.detect.pairs import KEY_SHARE, ContextCache, PairHeads, UnreadContextError
 from lec_guard.detect.past import Prefix
 from lec_guard.detect.prefix import PrefixPairs, Template
 from lec_guard.detect.prune import load_pruned
@@ -322,15 +323,17 @@ def test_context_may_fill_the_room_that_window_and_template_leave(llama: Path, f
     windows = windows_of(extractor)
     assert max(len(window.ids) for window in windows) == WINDOW.size
     assert np.isfinite(after_prefix(pairs, windows, pairs.read("a" * room))).all()
-    with pytest.raises(UnreadContextError, match=f"more than {room} tokens, what the model can read"):
+    with pytest.raises(UnreadContextError, match=f"more than {room} tokens, what the model can read") as caught:
         pairs.read("a" * (room + 1))
+    assert not caught.value.over_budget
 
 
 def test_context_over_the_budget_is_refused(llama: Path) -> None:
     pairs = pairs_of(load(llama), budget=5)
     assert pairs.read("abcde").tokens == len(spelled(TEMPLATE.before + TEMPLATE.between)) + 5
-    with pytest.raises(UnreadContextError, match="more than 5 tokens, the budget"):
+    with pytest.raises(UnreadContextError, match="more than 5 tokens, the budget") as caught:
         pairs.read("abcdef")
+    assert caught.value.over_budget
 
 
 def test_template_that_leaves_no_room_is_refused(llama: Path) -> None:
@@ -551,6 +554,33 @@ def test_texts_are_scored_after_their_context(paired: Path, llama: Path, backend
         for spec in HEADS:
             off = 1e-4 if backend == "torch-fp32" else 0.1
             np.testing.assert_allclose(list(found.by_head[spec.name].values()), expected[spec.name], rtol=0, atol=off)
+
+
+def test_heads_of_another_bundle_are_read_after_the_same_prefix(paired: Path, tmp_path: Path) -> None:
+    base = LayerDetector.load(paired)
+    there = read_bundle(paired)
+    specs = tuple(HeadSpec(name=name, kind="binary", labels=("x",)) for name in ("after", "alone"))
+    width = base._extractor.backend.width
+    learned = Learned(random_heads(width, specs=specs, seed=3), random_heads(width, specs=specs[:1], seed=4))
+
+    def save(name: str, **changes: str) -> Path:
+        pairs = there.spec.pairs.model_copy(update={"heads": specs[:1], **changes})
+        spec = there.spec.model_copy(update={"heads": specs, "pairs": pairs})
+        write_bundle(tmp_path / name, spec, learned)
+        return tmp_path / name
+
+    both = base.with_heads(save("same"))
+    own = LayerDetector(
+        base._extractor, learned.heads, "own", pairs=PairHeads(pairs_of(base._extractor), learned.pair_heads)
+    )
+    for context in (CONTEXT, None):
+        asked = steps(TEXTS, context)
+        for found, mine, theirs in zip(both.score(asked), base.score(asked), own.score(asked), strict=True):
+            assert found.by_head.keys() == {*mine.by_head, "after", "alone"}
+            for name, labels in (mine.by_head | theirs.by_head).items():
+                assert found.by_head[name] == pytest.approx(labels, abs=1e-6)
+    with pytest.raises(BundleError, match="contexts are read otherwise there"):
+        base.with_heads(save("other", after=TEMPLATE.after + "!"))
 
 
 def test_text_with_context_is_read_after_it_alone(paired: Path, monkeypatch: pytest.MonkeyPatch) -> None:
