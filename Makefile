@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check format clean
+.PHONY: run test check soak format clean
 
 run: .venv/ready
 	@echo "== quickstart"
@@ -23,6 +23,10 @@ check: .venv/ready
 	@echo "== tests"
 	$(BIN)/python -m pytest
 
+soak: .venv/ready
+	@echo "== policies are rewritten while threads check"
+	$(BIN)/python -m tests.soak
+
 format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -32,7 +36,7 @@ format: .venv/ready
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lec-guard needs Python 3.11 or newer; try: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	@echo "== installing lec-guard and its tools, pinned by constraints.txt"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cli,embedded,langchain,onnx,train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cli,embedded,langchain,onnx,policies,train,dev]'
 	@touch $@
 
 clean:

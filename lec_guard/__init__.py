@@ -8,28 +8,44 @@ from lec_guard.errors import (
     DetectorError,
     GuardBlocked,
     LecGuardError,
+    OverloadError,
     PolicyError,
     TenantMismatch,
     UnsupportedValueError,
 )
 from lec_guard.guard import Guard
-from lec_guard.observe.events import EventSink, VerdictEvent
-from lec_guard.step import Origin, Outcome, Scores, Span, Stage, Step, ToolRef, Verdict
+from lec_guard.observe.events import (
+    BypassEvent,
+    ErrorEvent,
+    Event,
+    EventSink,
+    PolicyReloaded,
+    ReloadRefused,
+    VerdictEvent,
+)
+from lec_guard.step import Judgement, Origin, Outcome, Scores, Span, Stage, Step, ToolRef, Verdict
 
 __all__ = [
     "Batcher",
     "BundleError",
+    "BypassEvent",
     "Detector",
     "DetectorError",
+    "ErrorEvent",
+    "Event",
     "EventSink",
     "Guard",
     "GuardBlocked",
     "GuardRunnable",
+    "Judgement",
     "LayerDetector",
     "LecGuardError",
     "Origin",
     "Outcome",
+    "OverloadError",
     "PolicyError",
+    "PolicyReloaded",
+    "ReloadRefused",
     "Scores",
     "Span",
     "Stage",

@@ -12,8 +12,18 @@ from lec_guard.errors import DetectorError, UnsupportedValueError
 Stage = Literal["input", "output", "tool_input", "tool_output", "retrieval", "tool_definition"]
 """Where in an application a text passes the guard."""
 
-Action = Literal["allow", "flag", "block"]
+Action = Literal["allow", "flag", "rewrite", "escalate", "block"]
 """What a policy can decide, mildest first."""
+
+Mode = Literal["enforce", "shadow"]
+"""Whether a policy acts, or only says what it would have done."""
+
+Cause = Literal["timeout", "error", "budget"]
+"""Why a text was not judged: the scores came too late (or there was no room for more), the detector failed,
+the text was too long."""
+
+Role = Literal["live", "floor", "candidate"]
+"""Why a policy is read: it is the tenant's, it holds for all tenants, or it is tried out."""
 
 Trust = Literal["operator", "user", "model", "third_party"]
 """Who wrote a text: the operator of the application, its user, a model, or somebody else."""
@@ -110,12 +120,13 @@ class Scores:
         windows: How many windows the text was read in; 0 for a text without any token.
         context_read: Whether the step's context took part in the scores.
         unread: Why part of the text was not read, or None if all of it was.
+        over_budget: Whether it is unread because it is over the detector's budget.
         detector_id: The detector that scored, by content.
         backend: What it ran on, for example `torch-fp32`.
 
     Raises:
-        DetectorError: If a score is not a number in 0..1. A NaN compares false with every
-            threshold, so it would pass as "nothing found".
+        DetectorError: If a score is not a number in 0..1, for a NaN compares false with every threshold
+            and would pass as "nothing found"; or if it is over the budget, but not unread.
     """
 
     by_head: Mapping[str, Mapping[str, float]]
@@ -123,6 +134,7 @@ class Scores:
     windows: int = 1
     context_read: bool = False
     unread: str | None = None
+    over_budget: bool = False
     detector_id: str
     backend: str
 
@@ -132,6 +144,36 @@ class Scores:
             for label, score in labels.items():
                 if not math.isfinite(score) or not 0.0 <= score <= 1.0:
                     raise DetectorError(f"detector {self.detector_id} gave {head}.{label} = {score}; not in 0..1")
+        if self.over_budget and self.unread is None:
+            raise DetectorError(f"detector {self.detector_id} read a text that it says is over its budget")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What one policy says of a step, whether or not that counts.
+
+    Attributes:
+        role: Why the policy was read.
+        policy: Its name.
+        version: A hash over it with all it inherits.
+        mode: In `shadow` it is told and does not count; a candidate's never counts.
+        action: What it says.
+        rule: The rule that decided; None where none matched.
+        matched: All of its rules that matched, in order.
+    """
+
+    role: Role
+    policy: str
+    version: str
+    mode: Mode
+    action: Action
+    rule: str | None
+    matched: tuple[str, ...]
+
+    @property
+    def counts(self) -> bool:
+        """Whether the step's verdict is made of it."""
+        return self.mode == "enforce" and self.role != "candidate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,10 +181,16 @@ class Verdict:
     """The judgement of a step. It never holds the text.
 
     Attributes:
-        action: What the policy decided.
-        rule: The rule that decided; None where no rule matched.
-        matched: All rules that matched, in the policy's order.
-        message: What to tell the user, from the policy; set where the action is `block`.
+        action: What the policies that count decided together: the severest of what each says.
+        rule: The rule that decided; None where no rule matched. Rules of the floor are `floor:name`, allow entries
+            `allow:name`, fail modes `fail:cause`.
+        matched: All rules that matched, in order, those of the floor last.
+        rewrites: What is to be done to the text: sections of `rewrite`, named as rules are.
+        escalations: Who has to allow it, likewise.
+        cause: Why the text was not judged, where that decided.
+        message: What to tell the user, in the policy's own language; set where the text may not pass as it is.
+        messages: The same in all its languages.
+        judgements: What each policy said that was read: the tenant's, the floor, a candidate.
         scores: Head name -> label -> probability.
         spans: The parts of the text that the matched rules' heads scored highest.
         windows: How many windows the text was read in.
@@ -159,7 +207,12 @@ class Verdict:
     action: Action
     rule: str | None
     matched: tuple[str, ...] = ()
+    rewrites: tuple[str, ...] = ()
+    escalations: tuple[str, ...] = ()
+    cause: Cause | None = None
     message: str | None = None
+    messages: Mapping[str, str] = field(default_factory=dict, hash=False)
+    judgements: tuple[Judgement, ...] = ()
     scores: Mapping[str, Mapping[str, float]] = field(hash=False)
     spans: tuple[Span, ...] = ()
     windows: int
@@ -171,6 +224,25 @@ class Verdict:
     detector_id: str
     backend: str
     ms: float
+
+    def message_in(self, locale: str | None) -> str | None:
+        """The message in a language, or in the nearest that there is.
+
+        Args:
+            locale: A language tag, for example `de` or `pt-BR`; None for the policy's own language.
+
+        Returns:
+            The message of `locale`, of its language without the region, of that language elsewhere, or the policy's;
+            None where the text may pass.
+        """
+        folded = {name.lower(): text for name, text in self.messages.items()}
+        wanted = (locale or "").lower().replace("_", "-")
+        language = wanted.partition("-")[0]
+        while wanted:
+            if wanted in folded:
+                return folded[wanted]
+            wanted = wanted.rpartition("-")[0]
+        return next((text for name, text in folded.items() if language == name.partition("-")[0]), self.message)
 
     @property
     def blocked(self) -> bool:

@@ -87,12 +87,17 @@ class KeywordDetector:
 
     Args:
         heads: Head -> label -> the words (in lower case) that raise it.
+
+    Attributes:
+        detector_id: What verdicts name as the detector.
+        seen: Every step that was scored, in order.
     """
+
+    detector_id = "keywords"
 
     def __init__(self, heads: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
         self._heads = heads
         self.seen: list[Step] = []
-        """Every step that was scored, in order."""
 
     @property
     def labels(self) -> Mapping[str, tuple[str, ...]]:
@@ -124,7 +129,7 @@ class KeywordDetector:
                     }
                     for head, labels in self._heads.items()
                 },
-                detector_id="keywords",
+                detector_id=self.detector_id,
                 backend="python",
             )
             for step in steps

@@ -22,6 +22,12 @@ def test_what_is_blocked_does_not_pass(text):
     assert act(one, text) == Outcome(verdict=one, text=None)
 
 
+@pytest.mark.parametrize("action", ["rewrite", "escalate"])
+def test_what_nobody_can_do_yet_does_not_pass(action):
+    outcome = act(verdict(action=action), "hello")
+    assert outcome == Outcome(verdict=verdict(action="block"), text=None)
+
+
 def test_an_empty_text_that_passes_differs_from_none_that_does():
     assert act(verdict(action="allow"), "").text == ""
     assert act(verdict(action="block"), "").text is None

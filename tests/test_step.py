@@ -9,10 +9,30 @@ import pickle
 
 import pytest
 
-from lec_guard import DetectorError, Origin, Outcome, Scores, Span, Step, ToolRef, UnsupportedValueError, Verdict
+from lec_guard import (
+    DetectorError,
+    Judgement,
+    Origin,
+    Outcome,
+    Scores,
+    Span,
+    Step,
+    ToolRef,
+    UnsupportedValueError,
+    Verdict,
+)
 from lec_guard.step import ACTIONS, STAGES, severest
 
 SPAN = Span(start=0, end=4, head="injection", label="injection", score=0.9)
+JUDGEMENT = Judgement(
+    role="floor",
+    policy="floor",
+    version="fedcba9876543210",
+    mode="enforce",
+    action="escalate",
+    rule="rude",
+    matched=("rude",),
+)
 
 
 def verdict(**changes: object) -> Verdict:
@@ -20,7 +40,10 @@ def verdict(**changes: object) -> Verdict:
         "action": "block",
         "rule": "injection",
         "matched": ("injection-flag", "injection"),
+        "escalations": ("floor:reviewer",),
         "message": "No.",
+        "messages": {"en": "No.", "de": "Nein."},
+        "judgements": (JUDGEMENT,),
         "scores": {"injection": {"injection": 0.9}},
         "spans": (SPAN,),
         "windows": 2,
@@ -45,6 +68,7 @@ INSTANCES = [
     Origin(trust="third_party", ids=("a", "b")),
     Step(stage="input", text="hi"),
     SPAN,
+    JUDGEMENT,
     scores(0.5),
     verdict(),
     Outcome(verdict=verdict(), text=None),
@@ -114,6 +138,14 @@ def test_a_score_from_0_to_1_is_taken(value):
     assert scores(value).by_head["injection"]["injection"] == value
 
 
+def test_only_what_is_unread_can_be_over_the_budget():
+    given = {"by_head": {}, "detector_id": "d", "backend": "b"}
+    assert Scores(**given, unread="too long", over_budget=True).over_budget
+    assert not Scores(**given, unread="too long").over_budget
+    with pytest.raises(DetectorError, match="detector d read a text that it says is over its budget"):
+        Scores(**given, over_budget=True)
+
+
 def test_a_verdict_as_a_dict_is_json_of_every_attribute():
     content = verdict().to_dict()
     assert list(content) == [field.name for field in dataclasses.fields(Verdict)]
@@ -121,7 +153,22 @@ def test_a_verdict_as_a_dict_is_json_of_every_attribute():
         "action": "block",
         "rule": "injection",
         "matched": ["injection-flag", "injection"],
+        "rewrites": [],
+        "escalations": ["floor:reviewer"],
+        "cause": None,
         "message": "No.",
+        "messages": {"en": "No.", "de": "Nein."},
+        "judgements": [
+            {
+                "role": "floor",
+                "policy": "floor",
+                "version": "fedcba9876543210",
+                "mode": "enforce",
+                "action": "escalate",
+                "rule": "rude",
+                "matched": ["rude"],
+            }
+        ],
         "scores": {"injection": {"injection": 0.9}},
         "spans": [{"start": 0, "end": 4, "head": "injection", "label": "injection", "score": 0.9}],
         "windows": 2,
@@ -146,14 +193,60 @@ def test_only_a_block_is_blocked():
     assert {action: verdict(action=action).blocked for action in ACTIONS} == {
         "allow": False,
         "flag": False,
+        "rewrite": False,
+        "escalate": False,
         "block": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("role", "mode", "counts"),
+    [
+        ("live", "enforce", True),
+        ("live", "shadow", False),
+        ("floor", "enforce", True),
+        ("floor", "shadow", False),
+        ("candidate", "enforce", False),
+        ("candidate", "shadow", False),
+    ],
+)
+def test_a_judgement_counts_where_its_policy_acts(role, mode, counts):
+    assert dataclasses.replace(JUDGEMENT, role=role, mode=mode).counts is counts
+
+
+@pytest.mark.parametrize(
+    ("locale", "told"),
+    [
+        (None, "Nein."),
+        ("de", "Nein."),
+        ("de-AT", "Nein."),
+        ("DE_at", "Nein."),
+        ("pt-BR", "Não."),
+        ("pt-br", "Não."),
+        ("pt", "Não."),
+        ("pt-PT", "Não."),
+        ("en-GB-oxendict", "No."),
+        ("fr", "Nein."),
+        ("", "Nein."),
+    ],
+)
+def test_a_message_is_told_in_the_nearest_language_that_there_is(locale, told):
+    messages = {"de": "Nein.", "en": "No.", "pt-BR": "Não."}
+    assert verdict(message="Nein.", messages=messages).message_in(locale) == told
+
+
+def test_where_a_text_may_pass_there_is_no_message_in_any_language():
+    assert verdict(action="flag", message=None, messages={}).message_in("de") is None
 
 
 def test_severest_is_the_first_of_the_severest():
     allow, flag, block, other = (
         verdict(action=action, rule=str(at)) for at, action in enumerate(["allow", "flag", "block", "block"])
     )
+    rewrite, escalate = verdict(action="rewrite"), verdict(action="escalate")
+    assert severest([flag, rewrite]) is rewrite
+    assert severest([escalate, rewrite]) is escalate
+    assert severest([escalate, block]) is block
     assert severest([allow, flag, block, other]) is block
     assert severest([other, block, flag]) is other
     assert severest([allow, flag]) is flag

@@ -111,7 +111,7 @@ class ProtectedRunnable(BatchRunnable):
         **kwargs: Any,
     ) -> list[Any]:
         view = self.guard.input
-        results = self._after_input(values, await view.ajudge(view.plan(values, config), run_manager, config))
+        results = self._after_input(values, await view.ajudge(await view.aplan(values, config), run_manager, config))
         open_ = _open(results)
         answers = await self.chain.abatch(
             [values[at] for at in open_], [config[at] for at in open_], return_exceptions=True, **kwargs
@@ -119,7 +119,7 @@ class ProtectedRunnable(BatchRunnable):
         answered = _fill(results, open_, answers)
         view = self.guard.output
         managers, configs = [run_manager[at] for at in answered], [config[at] for at in answered]
-        plan = view.plan([results[at] for at in answered], configs, [request_of(values[at]) for at in answered])
+        plan = await view.aplan([results[at] for at in answered], configs, [request_of(values[at]) for at in answered])
         return self._after_output(values, results, answered, await view.ajudge(plan, managers, configs))
 
     def _transform(
@@ -148,7 +148,7 @@ class ProtectedRunnable(BatchRunnable):
     ) -> AsyncIterator[Any]:
         request = whole([chunk async for chunk in chunks])
         view = self.guard.input
-        verdicts = await view.ajudge(view.plan([request], [config]), [run_manager], [config])
+        verdicts = await view.ajudge(await view.aplan([request], [config]), [run_manager], [config])
         [result] = self._after_input([request], verdicts)
         if result is not _OPEN:
             yield _chunk(given(result))
@@ -156,7 +156,7 @@ class ProtectedRunnable(BatchRunnable):
         held = [chunk async for chunk in self.chain.astream(request, config, **kwargs)]
         if held:
             view = self.guard.output
-            plan = view.plan([Stream(held)], [config], [request_of(request)])
+            plan = await view.aplan([Stream(held)], [config], [request_of(request)])
             [verdict] = await view.ajudge(plan, [run_manager], [config])
             held = self._after_stream(request, held, verdict)
         for chunk in held:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from lec_guard.step import Outcome, Stage, Step, Verdict, severest
 
 VERDICT_EVENT = "lec_guard.verdict"
 """Name of the LangChain custom event of each step; its data is `Verdict.to_dict()`."""
+
+TenantResolver = Callable[[RunnableConfig], str | None]
+"""The operator's own way from a run's config to its tenant."""
 
 _Manager = CallbackManagerForChainRun | AsyncCallbackManagerForChainRun
 
@@ -69,13 +72,15 @@ class GuardRunnable(BatchRunnable):
     """Judges what passes and gives it on unchanged, or raises `GuardBlocked`.
 
     Takes what LangChain passes between steps (see `lec_guard.chain.messages.steps_of`) and returns the
-    same object. Immutable, and safe to share between threads, chains and tenants. The tenant is read from
-    `config["configurable"]["tenant"]`.
+    same object. Immutable, and safe to share between threads, chains and tenants. The tenant comes from
+    `config["configurable"]["tenant"]`, from the operator's resolver, or from `for_tenant`; where two of them name
+    different ones that is a `TenantMismatch`.
 
     `batch` is one call of the detector. A chunk of a stream is held back until the whole stream was judged.
-    What can't pass is raised: `GuardBlocked`, `UnsupportedValueError`, `TenantMismatch`, `PolicyError` (an
-    unknown tenant) or `DetectorError`. A caller's keywords (a chain gives them to its first step, whatever that
-    is) are not used, and `tenant` or `stage` among them is a TypeError.
+    What can't pass is raised: `GuardBlocked` (where the detector failed or was late too, unless the policy's `fail`
+    lets such texts pass), `UnsupportedValueError`, `TenantMismatch` or `PolicyError` (an unknown tenant). A caller's
+    keywords (a chain gives them to its first step, whatever that is) are not used, and `tenant` or `stage` among them
+    is a TypeError.
 
     Attributes:
         guard: What judges.
@@ -83,12 +88,17 @@ class GuardRunnable(BatchRunnable):
             severer verdict counts. Messages, tool calls and documents keep their own stage.
         tenant: The tenant that this view is bound to, if any.
         tenant_key: The key of `configurable` that names the tenant.
+        locale_key: The key of `configurable` that names the language of refusals.
+        resolver: The operator's own way from a run's config to its tenant, for example from a verified token; None
+            where it knows of none.
     """
 
     guard: Guard
     stage: Stage | None = None
     tenant: str | None = None
     tenant_key: str = "tenant"
+    locale_key: str = "locale"
+    resolver: TenantResolver | None = None
 
     @classmethod
     def from_policies(
@@ -97,7 +107,10 @@ class GuardRunnable(BatchRunnable):
         *,
         detector: Detector | str | Path | None = None,
         sinks: Iterable[EventSink] = (),
+        watch: bool = False,
         tenant_key: str = "tenant",
+        locale_key: str = "locale",
+        resolver: TenantResolver | None = None,
     ) -> GuardRunnable:
         """Make a guard for chains; see `Guard.from_policies`.
 
@@ -106,7 +119,10 @@ class GuardRunnable(BatchRunnable):
                 for the packaged default policy.
             detector: A bundle's folder, a detector, or None for the embedded one.
             sinks: Where events go.
+            watch: Whether policies are reloaded when their files change.
             tenant_key: The key of `configurable` that names the tenant.
+            locale_key: The key of `configurable` that names the language of refusals.
+            resolver: The operator's own way from a run's config to its tenant.
 
         Returns:
             A runnable that infers each text's direction.
@@ -115,7 +131,8 @@ class GuardRunnable(BatchRunnable):
             PolicyError: If a policy is wrong or reads what the detector does not give.
             BundleError: If the detector can't be loaded.
         """
-        return cls(Guard.from_policies(path, detector=detector, sinks=sinks), tenant_key=tenant_key)
+        guard = Guard.from_policies(path, detector=detector, sinks=sinks, watch=watch)
+        return cls(guard, tenant_key=tenant_key, locale_key=locale_key, resolver=resolver)
 
     @property
     def input(self) -> GuardRunnable:
@@ -179,11 +196,14 @@ class GuardRunnable(BatchRunnable):
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
-        """The tenant's key in `configurable`."""
+        """The keys of tenant and language in `configurable`."""
         return [
             ConfigurableFieldSpec(
                 id=self.tenant_key, annotation=str | None, name="Tenant", description="Whose policy applies."
-            )
+            ),
+            ConfigurableFieldSpec(
+                id=self.locale_key, annotation=str | None, name="Locale", description="The language of refusals."
+            ),
         ]
 
     def tenant_of(self, config: RunnableConfig) -> str | None:
@@ -196,14 +216,17 @@ class GuardRunnable(BatchRunnable):
             The tenant, or None for none.
 
         Raises:
-            TenantMismatch: If the view is bound to another tenant than the config names.
-            PolicyError: If the tenant is unknown or its name is no string.
+            TenantMismatch: If the view, the config and the resolver do not name the same tenant.
         """
-        named = config.get("configurable", {}).get(self.tenant_key)
-        if named is not None and self.tenant is not None and named != self.tenant:
-            raise TenantMismatch(f"the guard is bound to tenant {self.tenant!r}, but the run's config names {named!r}")
-        tenant: str | None = self.tenant if named is None else named
-        self.guard.policy(tenant)
+        sources = {
+            "the guard is bound to": self.tenant,
+            "the run's config names": config.get("configurable", {}).get(self.tenant_key),
+            "the resolver found": self.resolver(config) if self.resolver is not None else None,
+        }
+        named = {source: tenant for source, tenant in sources.items() if tenant is not None}
+        tenant: str | None = next(iter(named.values()), None)
+        if any(other != tenant for other in named.values()):
+            raise TenantMismatch("; ".join(f"{source} {other!r}" for source, other in named.items()))
         return tenant
 
     def plan(
@@ -219,10 +242,42 @@ class GuardRunnable(BatchRunnable):
         Returns:
             The steps, and an error for each value that can't be read.
         """
+        return self._planned(values, [self._known(config) for config in configs], requests)
+
+    async def aplan(
+        self, values: Sequence[Any], configs: Sequence[RunnableConfig], requests: Sequence[str | None] | None = None
+    ) -> Plan:
+        """`plan`, without blocking the event loop while policies are read."""
+        return self._planned(values, [await self._aknown(config) for config in configs], requests)
+
+    def _known(self, config: RunnableConfig) -> str | LecGuardError | None:
+        """The tenant of a run, or what is wrong with it."""
+        try:
+            tenant = self.tenant_of(config)
+            self.guard.policy(tenant)
+        except LecGuardError as error:
+            return error
+        return tenant
+
+    async def _aknown(self, config: RunnableConfig) -> str | LecGuardError | None:
+        try:
+            tenant = self.tenant_of(config)
+            await self.guard.apolicy(tenant)
+        except LecGuardError as error:
+            return error
+        return tenant
+
+    def _planned(
+        self,
+        values: Sequence[Any],
+        tenants: Sequence[str | LecGuardError | None],
+        requests: Sequence[str | None] | None,
+    ) -> Plan:
         plan = Plan([], [], [], {})
-        for at, (value, config) in enumerate(zip(values, configs, strict=True)):
+        for at, (value, tenant) in enumerate(zip(values, tenants, strict=True)):
             try:
-                tenant = self.tenant_of(config)
+                if isinstance(tenant, LecGuardError):
+                    raise tenant
                 request = requests[at] if requests else None
                 if isinstance(value, Stream):
                     steps = steps_of_stream(value.chunks, self.stage, request)
@@ -254,7 +309,7 @@ class GuardRunnable(BatchRunnable):
         for result, manager, config in zip(judged, managers, configs, strict=True):
             for event in _events(result, manager):
                 dispatch_custom_event(VERDICT_EVENT, event, config=config)
-        return [result if isinstance(result, LecGuardError) else severest(result) for result in judged]
+        return self._told(judged, configs)
 
     async def ajudge(
         self, plan: Plan, managers: Sequence[_Manager], configs: Sequence[RunnableConfig]
@@ -264,7 +319,22 @@ class GuardRunnable(BatchRunnable):
         for result, manager, config in zip(judged, managers, configs, strict=True):
             for event in _events(result, manager):
                 await adispatch_custom_event(VERDICT_EVENT, event, config=config)
-        return [result if isinstance(result, LecGuardError) else severest(result) for result in judged]
+        return self._told(judged, configs)
+
+    def _told(
+        self, judged: Sequence[list[Verdict] | LecGuardError], configs: Sequence[RunnableConfig]
+    ) -> list[Verdict | LecGuardError]:
+        """Each value's severest verdict, with the message in the language of its run."""
+        told: list[Verdict | LecGuardError] = []
+        for result, config in zip(judged, configs, strict=True):
+            if isinstance(result, LecGuardError):
+                told.append(result)
+                continue
+            verdict, locale = severest(result), config.get("configurable", {}).get(self.locale_key)
+            if isinstance(locale, str) and len(verdict.messages) > 1:
+                verdict = replace(verdict, message=verdict.message_in(locale))
+            told.append(verdict)
+        return told
 
     def _batch(
         self,
@@ -284,7 +354,7 @@ class GuardRunnable(BatchRunnable):
         **kwargs: Any,
     ) -> list[Any]:
         _refuse_keywords(self.tenant_key, kwargs)
-        return _results(values, await self.ajudge(self.plan(values, config), run_manager, config))
+        return _results(values, await self.ajudge(await self.aplan(values, config), run_manager, config))
 
     def _transform(
         self,
@@ -310,7 +380,7 @@ class GuardRunnable(BatchRunnable):
         _refuse_keywords(self.tenant_key, kwargs)
         held = [chunk async for chunk in chunks]
         if held:
-            plan = self.plan([Stream(held)], [config])
+            plan = await self.aplan([Stream(held)], [config])
             given(_results([held], await self.ajudge(plan, [run_manager], [config]))[0])
         for chunk in held:
             yield chunk

@@ -13,6 +13,7 @@ from lec_guard import GuardBlocked, GuardRunnable, TenantMismatch, UnsupportedVa
 from lec_guard.testing import KeywordDetector, ScriptedChatModel
 from tests.chain.test_runnable import METHODS
 from tests.chain.values import ATTACK
+from tests.conftest import POLICIES, write_policies
 
 
 @pytest.fixture
@@ -85,6 +86,27 @@ def test_a_refusal_has_the_tenants_words(guard: GuardRunnable, llm: ScriptedChat
     assert guard.protect(llm).invoke(ATTACK, config).content == "Acme says no."
     with pytest.raises(TenantMismatch):
         guard.for_tenant("globex").protect(llm).invoke("hi", config)
+
+
+async def test_a_refusal_is_in_the_language_of_the_run(policies: Any, keywords: Any) -> None:
+    write_policies(policies, {"default.yaml": POLICIES["default.yaml"].replace("No.", "{en: No., de: Nein.}")})
+    protected = GuardRunnable.from_policies(policies, detector=keywords).protect(ScriptedChatModel(answer="POISON"))
+    config: Any = {"configurable": {"locale": "de-CH"}}
+    for request in (ATTACK, "hi"):
+        assert protected.invoke(request, config).content == "Nein."
+        assert (await protected.ainvoke(request, config)).content == "Nein."
+        assert [chunk.content for chunk in protected.stream(request, config)] == ["Nein."]
+        assert protected.invoke(request).content == "No."
+
+
+def test_where_the_detector_fails_the_chain_does_not_run(policies: Any, llm: ScriptedChatModel) -> None:
+    class Broken(KeywordDetector):
+        def score(self, steps: Any, *, keys: Any = None) -> Any:
+            raise RuntimeError("out of memory")
+
+    broken = Broken({"injection": {"injection": []}, "safety": {"unsafe": [], "rude": []}})
+    assert GuardRunnable.from_policies(policies, detector=broken).protect(llm).invoke("hi").content == "No."
+    assert llm.calls == []
 
 
 def test_a_conversation_gets_the_refusal_as_its_last_message(guard: GuardRunnable) -> None:

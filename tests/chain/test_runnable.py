@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,6 +24,7 @@ from lec_guard import (
 )
 from lec_guard.testing import KeywordDetector, ScriptedChatModel
 from tests.chain.values import ATTACK, CLEAN, KINDS, OUTPUTS, Kind
+from tests.conftest import write_policies
 
 
 async def _agen(chunks: list[Any]) -> AsyncIterator[Any]:
@@ -304,6 +306,121 @@ def test_the_key_of_the_tenant_can_be_set(policies: Any, keywords: Any) -> None:
     with pytest.raises(GuardBlocked) as blocked:
         guard.invoke(ATTACK, {"configurable": {"customer": "acme", "tenant": "globex"}})
     assert blocked.value.verdict.tenant == "acme"
+
+
+def test_a_resolver_knows_the_tenant_of_a_run(policies: Any, keywords: Any) -> None:
+    tokens = {"secret-a": "acme", "secret-g": "globex"}
+    guard = GuardRunnable.from_policies(
+        policies, detector=keywords, resolver=lambda config: tokens.get(config.get("metadata", {}).get("token", ""))
+    ).input
+    with pytest.raises(GuardBlocked) as blocked:
+        guard.invoke(ATTACK, {"metadata": {"token": "secret-a"}})
+    assert blocked.value.verdict.tenant == "acme"
+    assert guard.invoke(ATTACK, {"metadata": {"token": "secret-g"}}) == ATTACK
+    with pytest.raises(GuardBlocked) as blocked:
+        guard.invoke(ATTACK)
+    assert blocked.value.verdict.tenant is None
+
+
+SOURCES = [
+    (None, None, None, None),
+    ("acme", None, None, "acme"),
+    (None, "acme", None, "acme"),
+    (None, None, "acme", "acme"),
+    ("acme", "acme", "acme", "acme"),
+    ("acme", "globex", None, TenantMismatch),
+    ("acme", None, "globex", TenantMismatch),
+    (None, "acme", "globex", TenantMismatch),
+    ("acme", "acme", "globex", TenantMismatch),
+    ("acme", "globex", "acme", TenantMismatch),
+]
+
+
+@pytest.mark.parametrize(("bound", "named", "found", "expected"), SOURCES)
+@pytest.mark.parametrize("name", METHODS)
+async def test_all_who_name_a_tenant_must_name_the_same(
+    policies: Any, keywords: Any, name: str, bound: Any, named: Any, found: Any, expected: Any
+) -> None:
+    guard = GuardRunnable.from_policies(policies, detector=keywords, resolver=lambda _: found).input
+    view = guard if bound is None else guard.for_tenant(bound)
+    config: Any = {} if named is None else {"configurable": {"tenant": named}}
+    if expected is TenantMismatch:
+        with pytest.raises(TenantMismatch, match=r"acme.*globex|globex.*acme"):
+            await METHODS[name](view.with_config(config), "hi")  # type: ignore[arg-type]
+        assert keywords.seen == []
+    else:
+        assert await METHODS[name](view.with_config(config), "hi") == "hi"  # type: ignore[arg-type]
+        assert view.tenant_of(config) == expected
+
+
+LANGUAGES = """
+    extends: default
+    locale: de
+    message: {en: No., de: Nein., pt-BR: Não.}
+"""
+
+
+@pytest.mark.parametrize(
+    ("locale", "told"),
+    [(None, "Nein."), ("en", "No."), ("en-GB", "No."), ("pt", "Não."), ("fr", "Nein."), (7, "Nein.")],
+)
+@pytest.mark.parametrize("name", METHODS)
+async def test_a_refusal_is_told_in_the_language_of_the_run(
+    policies: Any, keywords: Any, name: str, locale: Any, told: str
+) -> None:
+    write_policies(policies, {"tenants/polyglot.yaml": LANGUAGES})
+    guard = GuardRunnable.from_policies(policies, detector=keywords)
+    recorder = Recorder()
+    config: Any = {"configurable": {"tenant": "polyglot", "locale": locale}, "callbacks": [recorder]}
+    with pytest.raises(GuardBlocked) as blocked:
+        await METHODS[name](guard.with_config(config), ATTACK)  # type: ignore[arg-type]
+    assert blocked.value.verdict.message == told
+    assert [data["messages"] for _, data in recorder.events if data["action"] == "block"] == [
+        {"de": "Nein.", "en": "No.", "pt-BR": "Não."}
+    ]
+    assert "locale" in [spec.id for spec in guard.config_specs]
+
+
+def test_the_key_of_the_language_can_be_set(policies: Any, keywords: Any) -> None:
+    write_policies(policies, {"tenants/polyglot.yaml": LANGUAGES})
+    guard = GuardRunnable.from_policies(policies, detector=keywords, locale_key="lang").for_tenant("polyglot")
+    with pytest.raises(GuardBlocked) as blocked:
+        guard.invoke(ATTACK, {"configurable": {"lang": "en", "locale": "pt-BR"}})
+    assert blocked.value.verdict.message == "No."
+
+
+class Broken(KeywordDetector):
+    def score(self, steps: Any, *, keys: Any = None) -> Any:
+        raise RuntimeError("out of memory")
+
+
+@pytest.mark.parametrize("name", METHODS)
+async def test_where_the_detector_failed_the_policy_says_what_passes(policies: Any, keywords: Any, name: str) -> None:
+    write_policies(policies, {"tenants/lax.yaml": "extends: default\nfail: {input: allow, output: flag}"})
+    broken = Broken({"injection": {"injection": []}, "safety": {"unsafe": [], "rude": []}})
+    guard = GuardRunnable.from_policies(policies, detector=broken)
+    with pytest.raises(GuardBlocked) as blocked:
+        await METHODS[name](guard, "hi")
+    assert (blocked.value.verdict.rule, blocked.value.verdict.cause) == ("fail:error", "error")
+    assert await METHODS[name](guard.for_tenant("lax"), "hi") == "hi"
+
+
+async def test_a_tenants_first_step_does_not_block_the_event_loop(policies: Any, keywords: Any) -> None:
+    files = {f"tenants/t{at}.yaml": "extends: default" for at in range(101)}
+    guard = GuardRunnable.from_policies(write_policies(policies, files), detector=keywords)
+    loop, loading, released = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    load = guard.guard.policies._get
+
+    def slow(tenant: str) -> Any:
+        loop.call_soon_threadsafe(loading.set)
+        assert released.wait(30), "the event loop was blocked"
+        return load(tenant)
+
+    guard.guard.policies._get = slow  # type: ignore[method-assign]
+    judging = asyncio.create_task(guard.ainvoke("hi", {"configurable": {"tenant": "t7"}}))
+    await asyncio.wait_for(loading.wait(), 30)
+    released.set()
+    assert await judging == "hi"
 
 
 def test_views_say_the_direction_outright(guard: GuardRunnable) -> None:
