@@ -29,13 +29,15 @@ from benchmarks.embedded.sets import Example
 from benchmarks.embedded.tasks import CATEGORIES, TASKS, Task, category
 from lec_guard.detect.bundle import EMBEDDED
 from lec_guard.detect.detector import LayerDetector
+from lec_guard.guard import heads_of
 from lec_guard.policy.store import PolicyStore
-from lec_guard.step import Scores, Step
+from lec_guard.step import Scores, Stage, Step
+from lec_guard.train.evaluate import Thresholds, bar_at, thresholds_of
 from lec_guard.train.fit import Floats, balanced_weights
 
 RESAMPLES = 500
 FEWEST = 4  # An interval over fewer families would be made up.
-STAGE = {"injection": "input", "indirect_injection": "tool_output", "safety": "input"}
+STAGE: dict[str, Stage] = {"injection": "input", "indirect_injection": "tool_output", "safety": "input"}
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ def auc(labels: npt.NDArray[np.int64], scores: Floats) -> dict[str, float]:
     return {"auc": float(roc_auc_score(labels, scores)), "low": float(low), "high": float(high)}
 
 
-def by_set(scored: Scored, bars: dict[str, float]) -> dict[str, Any]:
-    """For each set: AUC of every method where it has both labels, and what the packaged policy does."""
+def by_set(scored: Scored, reached: dict[str, npt.NDArray[np.bool_]]) -> dict[str, Any]:
+    """For each set: AUC of every method where it has both labels, and how often the packaged policy's rules match."""
     report: dict[str, Any] = {}
     for source in np.unique(scored.sources):
         own = scored.sources == source
@@ -95,10 +97,9 @@ def by_set(scored: Scored, bars: dict[str, float]) -> dict[str, Any]:
         entry: dict[str, Any] = {"positives": positives, "negatives": len(labels) - positives}
         if 10 <= positives <= len(labels) - 10:
             entry["auc"] = {method: auc(labels, values[own]) for method, values in scored.scores.items()}
-        head = scored.scores["head"][own]
-        for action, bar in bars.items():
+        for action, matches in reached.items():
             entry[action] = {
-                name: float((head[labels == label] >= bar).mean())
+                name: float(matches[own][labels == label].mean())
                 for name, label in (("positives", 1), ("negatives", 0))
                 if (labels == label).any()
             }
@@ -136,15 +137,15 @@ def overall(scored: Scored, fitted: npt.NDArray[np.str_]) -> dict[str, Any]:
     return report
 
 
-def by_length(scored: Scored, windows: npt.NDArray[np.int64], bar: float) -> list[dict[str, float]]:
-    """Share of benign texts that reach a threshold, by the number of windows they were read in."""
+def by_length(scored: Scored, windows: npt.NDArray[np.int64], reached: npt.NDArray[np.bool_]) -> list[dict[str, float]]:
+    """Share of benign texts that a rule matches, by the number of windows they were read in."""
     benign = scored.rows.labels == 0
-    own, scores = windows[scored.rows.texts][benign], scored.scores["head"][benign]
+    own, matches = windows[scored.rows.texts][benign], reached[benign]
     report = []
     for low, high in ((1, 1), (2, 3), (4, 7), (8, 15), (16, 63), (64, 10**9)):
         inside = (own >= low) & (own <= high)
         if inside.sum() >= 50:
-            share = float((scores[inside] >= bar).mean())
+            share = float(matches[inside].mean())
             report.append({"from_windows": low, "texts": int(inside.sum()), "share": share})
     return report
 
@@ -185,19 +186,26 @@ def main() -> None:
         found += detector.score([Step(stage="input", text=e.text) for e in examples[at : at + 1000]])
         print(f"{len(found):,} of {len(examples):,} texts, {time.monotonic() - began:.0f} s", flush=True)
     windows = np.array([scores.windows for scores in found])
-    rules = PolicyStore.load().get(None).rules
+    rules = PolicyStore(None, lambda _: heads_of(detector)).get(None).live.thresholds
     report: dict[str, Any] = {"detector_id": detector.detector_id}
     for task in TASKS:
-        bars = {str(r.action): r.threshold for r in rules if r.head == task.head and STAGE[task.head] in r.stages}
+        stage = STAGE[task.head]
+        bars: dict[str, Thresholds] = {
+            str(one.action): thresholds_of([one]) for one in rules if (one.head, one.stage) == (task.head, stage)
+        }
         scored = score(train, examples, found, task)
+        reached = {
+            action: scored.scores["head"] >= [bar_at(own, stage, n) for n in windows[scored.rows.texts]]
+            for action, own in bars.items()
+        }
         fitted = Rows.of(train, task).families
-        sets = by_set(scored, bars)
+        sets = by_set(scored, reached)
         for source, family in set(zip(scored.sources, scored.rows.families, strict=True)):
             sets[source]["family_was_fitted"] = bool(np.isin(family, fitted))
         report[task.head] = {
-            "thresholds": bars,
+            "thresholds": {action: own[stage] for action, own in bars.items()},
             "overall": overall(scored, fitted),
-            "benign_by_length": {action: by_length(scored, windows, bar) for action, bar in bars.items()},
+            "benign_by_length": {action: by_length(scored, windows, own) for action, own in reached.items()},
             "sets": sets,
         }
         print(task.head, json.dumps(report[task.head]["overall"], indent=1), flush=True)

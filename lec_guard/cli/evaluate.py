@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lec_guard.cli import data as options
+from lec_guard.cli.policy.options import heads_beside
 from lec_guard.cli.terminal import FAILED, console, fail, need, parts
 from lec_guard.errors import BundleError, LecGuardError, PolicyError, UnsupportedValueError
-from lec_guard.step import STAGES, Stage
+from lec_guard.policy.compile import STOPPING
 
 if TYPE_CHECKING:
-    from lec_guard.policy.schema import Rule
+    from lec_guard.detect.detector import LayerDetector
     from lec_guard.train.config import TrainConfig
     from lec_guard.train.data import Dataset
+    from lec_guard.train.evaluate import Thresholds
 
 
 def evaluate(
@@ -62,7 +64,6 @@ def evaluate(
     # Imported here, because no other command needs it.
     from lec_guard.detect.bundle import EMBEDDED, read_bundle
     from lec_guard.detect.detector import LayerDetector
-    from lec_guard.policy.store import PolicyStore
     from lec_guard.train.baselines import OwnClassifier, model_baselines, text_baselines
     from lec_guard.train.config import TrainConfig
     from lec_guard.train.evaluate import budget_of
@@ -94,12 +95,7 @@ def evaluate(
         named = folders or {"embedded": EMBEDDED}
         loaded = {name: LayerDetector.load(folder) for name, folder in named.items()}
         first = read_bundle(next(iter(named.values())))
-        rules = PolicyStore.load(policies).get(tenant).rules
-        thresholds: dict[Stage, float] = {
-            stage: min(rule.threshold for rule in rules if _blocks(rule, head, stage))
-            for stage in STAGES
-            if any(_blocks(rule, head, stage) for rule in rules)
-        }
+        thresholds = {name: _thresholds(policies, tenant, name, one, head) for name, one in loaded.items()}
         baselines = [
             *text_baselines(),
             *model_baselines(
@@ -112,7 +108,7 @@ def evaluate(
                 loaded,
                 _read(data, run),
                 head=head,
-                thresholds=thresholds or None,
+                thresholds={name: own for name, own in thresholds.items() if own},
                 budgets={
                     name: budget_of(spec, max_fpr)
                     for name, one in loaded.items()
@@ -138,8 +134,25 @@ def evaluate(
         console().print(evaluation_summary(result))
 
 
-def _blocks(rule: Rule, head: str, stage: Stage) -> bool:
-    return rule.head == head and rule.action == "block" and stage in rule.stages
+def _thresholds(policies: Path | None, tenant: str | None, name: str, detector: LayerDetector, head: str) -> Thresholds:
+    """From which scores of a head on the policy stops a text, where it reads this detector."""
+    from lec_guard.policy.store import PolicyStore
+    from lec_guard.train.evaluate import thresholds_of
+
+    try:
+        live = PolicyStore(policies, heads_beside(detector)).get(tenant).live
+    except PolicyError as error:
+        if policies is None:  # The packaged one reads heads that a detector need not have.
+            return {}
+        raise PolicyError(f"with the detector {name}:\n{error}") from None
+    if live.detector_id != detector.detector_id:
+        raise PolicyError(
+            f"{live.policy.where('detector')}: the policy reads {live.detector_id}, and {name} is "
+            f"{detector.detector_id}; its thresholds say nothing of that: measure the detector that it reads"
+        )
+    return thresholds_of(
+        one for one in live.thresholds if one.head == head and one.action in STOPPING and one.tool is None
+    )
 
 
 def _read(paths: list[Path], run: TrainConfig) -> Dataset:

@@ -38,7 +38,7 @@ RATES = (0.5, 0.2, 0.1, 0.05, 0.025, 0.01, 0.005, 0.0025, 0.001)
 BINS = (1, 2, 4, 8, 16, 64)
 """Numbers of windows from which benign texts are counted apart."""
 
-_FEWEST = 300
+FEWEST = 300
 """A bin of fewer texts is counted with its neighbour: so many tell of one in a hundred (rule of three)."""
 
 _POOL = 100
@@ -232,7 +232,13 @@ def threshold_at(scores: Floats, families: npt.NDArray[np.str_], rate: float) ->
 
 
 def benign_scores(
-    scores: Floats, windows: Ints, families: npt.NDArray[np.str_], stages: npt.NDArray[np.str_] | Sequence[Stage]
+    scores: Floats,
+    windows: Ints,
+    families: npt.NDArray[np.str_],
+    stages: npt.NDArray[np.str_] | Sequence[Stage],
+    *,
+    of_bin: int = FEWEST,
+    of_family: int = 1,
 ) -> tuple[BenignScores, ...]:
     """Count how high benign texts score, by stage and number of windows.
 
@@ -241,6 +247,9 @@ def benign_scores(
         windows: How many windows each has.
         families: The family of each.
         stages: The stage of each.
+        of_bin: Texts of so many windows are only counted apart where there are so many of them.
+        of_family: Families with fewer texts of a stage and length are counted as one there, or where they are too few
+            together, with the largest: families count alike, so that a few texts could outweigh hundreds.
 
     Returns:
         What a head's spec keeps; nothing of a stage where so few texts were seen that no rate is known.
@@ -250,20 +259,20 @@ def benign_scores(
     windows = np.maximum(windows, 1)  # A text without any is as short as texts get.
     for stage in np.unique(stages):
         there = stages == stage
-        edges = _edges(windows[there])
+        edges = _edges(windows[there], of_bin)
         for low, high in zip(edges, [*edges[1:], np.inf], strict=True):
             own = there & (windows >= low) & (windows < high)
             rates = [rate for rate in RATES if rate * own.sum() >= 3]
-            bars = [threshold_at(scores[own], families[own], rate) for rate in rates]
-            names = np.unique(families[own])
-            worst = [max(float((scores[own & (families == n)] > bar).mean()) for n in names) for bar in bars]
+            inside, counted = scores[own], _counted(families[own], of_family)
+            bars = [threshold_at(inside, counted, rate) for rate in rates]
+            worst = [max(float((inside[counted == n] > bar).mean()) for n in np.unique(counted)) for bar in bars]
             if rates:
                 found.append(
                     BenignScores(
                         stage=stage.item(),
                         windows=low,
                         texts=int(own.sum()),
-                        families=len(names),
+                        families=len(np.unique(families[own])),
                         rates=tuple(rates),
                         scores=tuple(bars),
                         worst=tuple(worst),
@@ -272,11 +281,19 @@ def benign_scores(
     return tuple(found)
 
 
-def _edges(windows: Ints) -> list[int]:
+def _counted(families: npt.NDArray[np.str_], fewest: int) -> npt.NDArray[np.str_]:
+    """As what each text is counted: its family, unless that has too few."""
+    names, at, sizes = np.unique(families, return_inverse=True, return_counts=True)
+    few = sizes < fewest
+    others = len(names) if few.all() or sizes[few].sum() >= fewest else int(sizes.argmax())
+    return np.where(few, others, np.arange(len(names)))[at].astype(np.str_)
+
+
+def _edges(windows: Ints, fewest: int) -> list[int]:
     """Where bins start, so that each holds enough texts."""
     edges: list[int] = [1]
     for edge in BINS[1:]:
         below = ((windows >= edges[-1]) & (windows < edge)).sum()
-        if below >= _FEWEST and (windows >= edge).sum() >= _FEWEST:
+        if below >= fewest and (windows >= edge).sum() >= fewest:
             edges.append(edge)
     return edges

@@ -204,7 +204,7 @@ def _place(keys: KeyPath, document: Document | None, flags: Mapping[str, Any]) -
             break
         here = here[key]
     given = bool(keys) and here is not flags and not isinstance(here, dict)
-    return f"{document.file}:{document.line(keys)}: " if document is not None and not given else ""
+    return f"{document.where(keys)}: " if document is not None and not given else ""
 
 
 def _hint(keys: KeyPath, kind: str) -> str:

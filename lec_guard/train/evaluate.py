@@ -19,7 +19,9 @@ from sklearn.model_selection import StratifiedKFold
 from lec_guard.detect.detector import LayerDetector
 from lec_guard.detect.heads import HeadSpec
 from lec_guard.errors import DetectorError, UnsupportedValueError
-from lec_guard.step import Scores, Stage, Step
+from lec_guard.policy.budget import Bar, TooFew, at_length, bars
+from lec_guard.policy.compile import Threshold
+from lec_guard.step import STAGES, Scores, Stage, Step
 from lec_guard.train import metrics
 from lec_guard.train.baselines import Baseline, BaselineError, text_baselines
 from lec_guard.train.data import Dataset
@@ -46,6 +48,9 @@ _BASELINE_BAR = 0.5
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how much of it is done, and how much there is."""
+
+Thresholds = Mapping[Stage, Mapping[int, float]]
+"""Stage -> from so many windows -> threshold; a score that reaches it is flagged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,30 +127,78 @@ class Budget(Report):
 
     Attributes:
         max_fpr: The rate they stand for.
-        thresholds: Stage -> from so many windows -> threshold; a score that reaches it is flagged.
+        thresholds: By stage and number of windows.
     """
 
     max_fpr: float = Field(gt=0, lt=1)
-    thresholds: Mapping[Stage, Mapping[int, float]]
+    thresholds: Thresholds
 
 
 def budget_of(spec: HeadSpec, max_fpr: float) -> Budget:
-    """The thresholds that a head keeps for a false-positive rate, from what it knows of benign texts.
+    """The thresholds that a policy would have whose one rule reads this head and says `max_fpr`.
 
     Args:
         spec: The head.
         max_fpr: The rate.
 
     Returns:
-        The thresholds; a stage of which it does not know so low a rate has none.
+        The thresholds; a stage of which the head knows too few harmless texts for the rate has none.
     """
     thresholds: dict[Stage, dict[int, float]] = {}
-    for entry in spec.benign:
-        held = [score for rate, score in zip(entry.rates, entry.scores, strict=True) if rate <= max_fpr]
-        if held:
-            # Above it, because a text with the threshold's own score is flagged.
-            thresholds.setdefault(entry.stage, {})[entry.windows] = float(np.nextafter(np.float32(held[0]), 2))
+    for stage in dict.fromkeys(entry.stage for entry in spec.benign):
+        try:
+            found = bars([entry for entry in spec.benign if entry.stage == stage], max_fpr)
+        except TooFew:
+            continue
+        thresholds[stage] = _by_length([found])
     return Budget(max_fpr=max_fpr, thresholds=thresholds)
+
+
+def thresholds_of(rules: Iterable[Threshold]) -> dict[Stage, dict[int, float]]:
+    """From which score on any of some rules matches.
+
+    Args:
+        rules: The thresholds of a policy that count, each for the steps of any tool.
+
+    Returns:
+        By stage and number of windows; a stage where none of them reads is missing.
+    """
+    found = {stage: [one.bars for one in own] for stage, own in _by_stage(rules).items()}
+    return {stage: _by_length(own) for stage, own in found.items()}
+
+
+def _by_stage(rules: Iterable[Threshold]) -> dict[Stage, list[Threshold]]:
+    by_stage: dict[Stage, list[Threshold]] = {stage: [] for stage in STAGES}
+    for rule in rules:
+        by_stage[rule.stage].append(rule)
+    return {stage: own for stage, own in by_stage.items() if own}
+
+
+def _by_length(own: Sequence[Sequence[Bar]]) -> dict[int, float]:
+    """The lowest of several rules' thresholds; lengths that follow each other and have the same one are one."""
+    found: dict[int, float] = {}
+    for windows in sorted({bar.windows for each in own for bar in each}):
+        lowest = min(at_length(each, windows).threshold for each in own)
+        if not found or lowest != list(found.values())[-1]:
+            found[windows] = lowest
+    return found
+
+
+def bar_at(thresholds: Thresholds, stage: str, windows: int) -> float:
+    """The threshold for a text.
+
+    Args:
+        thresholds: By stage and number of windows.
+        stage: Where the text passes.
+        windows: How many windows it has.
+
+    Returns:
+        The threshold; infinity where the stage has none.
+    """
+    own = thresholds.get(_stage(stage), {})
+    # A text of fewer windows than any that were counted has the threshold of the shortest.
+    reached = [start for start in own if start <= windows] or [min(own)] if own else []
+    return own[max(reached)] if reached else float("inf")
 
 
 class AtRate(Report):
@@ -331,7 +384,7 @@ class Evaluation(Report):
         harmful: How many of them are harmful.
         sets: Set -> how many texts.
         rates: The false-positive rates that were asked for.
-        thresholds: Stage -> the policy's threshold.
+        thresholds: Detector -> the policy's thresholds with it.
         baselines: On what the baselines were fitted.
         fitted_sets: Sets that something was fitted on; None where that is not known.
         repeated: How many texts stand, letter by letter, among those that were fitted on.
@@ -345,7 +398,7 @@ class Evaluation(Report):
     harmful: int
     sets: Mapping[str, int]
     rates: tuple[float, ...]
-    thresholds: Mapping[str, float]
+    thresholds: Mapping[str, Thresholds]
     baselines: str
     fitted_sets: tuple[str, ...] | None
     repeated: int
@@ -358,7 +411,7 @@ def evaluate(
     data: Dataset,
     *,
     head: str,
-    thresholds: Mapping[Stage, float] | None = None,
+    thresholds: Mapping[str, Thresholds] | None = None,
     budgets: Mapping[str, Budget] | None = None,
     fit_data: Dataset | None = None,
     baselines: Sequence[Baseline] | None = None,
@@ -372,8 +425,9 @@ def evaluate(
         detectors: Name -> detector; at least one.
         data: What to measure on, of both classes.
         head: The head of the detectors that is measured.
-        thresholds: Stage -> the threshold of the policy; a label's score that reaches it is flagged. Texts of other
-            stages are never flagged. None: no figures at thresholds.
+        thresholds: Name of a detector -> the policy's thresholds with it; a text is flagged if a label's score
+            reaches that of its stage and length. Texts of other stages are never flagged. A detector that is missing
+            has no figures at thresholds.
         budgets: Name of a detector -> the thresholds that it keeps for a false-positive rate.
         fit_data: What the baselines are fitted on, and the heads were. None: the baselines are fitted on other
             sets of the measured texts, in folds.
@@ -395,9 +449,10 @@ def evaluate(
     specs = {name: _spec(name, detector, head) for name, detector in detectors.items()}
     if not specs:
         raise UnsupportedValueError("no detector to evaluate: give at least one")
-    for name in budgets or {}:
-        if name not in specs:
-            raise UnsupportedValueError(f"a budget for {name!r}, which is no detector here{_nearest(name, specs)}")
+    for what, names in (("thresholds", thresholds or {}), ("a budget", budgets or {})):
+        for name in names:
+            if name not in specs:
+                raise UnsupportedValueError(f"{what} for {name!r}, which is no detector here{_nearest(name, specs)}")
     own = text_baselines() if baselines is None else tuple(baselines)
     for name in specs:
         if name in {baseline.name for baseline in own}:
@@ -413,22 +468,23 @@ def evaluate(
     methods = []
     for done, (name, scores) in enumerate(found.items()):
         tell("measuring detectors", done, len(found))
-        methods.append(_detector(task, name, specs[name], scores, thresholds, (budgets or {}).get(name)))
+        own_thresholds, budget = (thresholds or {}).get(name), (budgets or {}).get(name)
+        methods.append(_detector(task, name, specs[name], scores, own_thresholds, budget))
     tell("measuring detectors", len(found), len(found))
     for done, baseline in enumerate(own):
         tell("measuring baselines", done, len(own))
         methods.append(_baseline(task, baseline, fitted))
     tell("measuring baselines", len(own), len(own))
-    names, counts = np.unique(rows.sets, return_counts=True)
+    sets, counts = np.unique(rows.sets, return_counts=True)
     known = set() if fitted is None else set(fitted.texts)
     return Evaluation(
         head=head,
         labels=rows.labels,
         texts=len(rows.texts),
         harmful=int(rows.harmful.sum()),
-        sets={str(name): int(count) for name, count in zip(names, counts, strict=True)},
+        sets={str(name): int(count) for name, count in zip(sets, counts, strict=True)},
         rates=tuple(rates),
-        thresholds={str(stage): bar for stage, bar in (thresholds or {}).items()},
+        thresholds=thresholds or {},
         baselines=_fitted_on(rows, fitted),
         fitted_sets=None if task.fitted is None else tuple(map(str, task.fitted)),
         repeated=sum(text in known for text in rows.texts),
@@ -466,7 +522,7 @@ def _detector(
     name: str,
     spec: HeadSpec,
     found: Sequence[Scores],
-    thresholds: Mapping[Stage, float] | None,
+    thresholds: Thresholds | None,
     budget: Budget | None,
 ) -> Method:
     rows = task.rows
@@ -477,14 +533,14 @@ def _detector(
     # A text that was not read is flagged, whatever the cut.
     harm[unread] = np.inf
     alarm = np.where(unread, np.inf, labels.max(axis=1))
-    flags = None
-    if thresholds is not None:
-        bars = np.array([thresholds.get(_stage(stage), np.inf) for stage in rows.stages])
-        flags = _Flags((alarm >= bars) | unread)
-    realised: tuple[Realised, ...] = ()
-    if budget is not None:
-        bars = np.array([_bar(budget, stage, own.windows) for stage, own in zip(rows.stages, found, strict=True)])
-        realised = tuple(_realised(task, budget, (alarm >= bars) | unread))
+
+    def flagged(own: Thresholds) -> Bools:
+        lengths = [one.windows for one in found]
+        reached = [bar_at(own, stage, windows) for stage, windows in zip(rows.stages, lengths, strict=True)]
+        return np.asarray((alarm >= np.array(reached)) | unread)
+
+    flags = None if thresholds is None else _Flags(flagged(thresholds))
+    realised = () if budget is None else tuple(_realised(task, budget, flagged(budget.thresholds)))
     why = [Unread(source=rows.sources[i], why=found[i].unread or "") for i in np.flatnonzero(unread)[:_TOLD]]
     return _method(task, harm, flags).model_copy(
         update={
@@ -701,14 +757,6 @@ def _realised(task: _Task, budget: Budget, flagged: Bools) -> Iterable[Realised]
             fpr = recall = Figure(n=int(there.sum()), reason=reason)
             found = None
         yield Realised(max_fpr=budget.max_fpr, stage=str(stage), fpr=fpr, recall=recall, worst=found)
-
-
-def _bar(budget: Budget, stage: str, windows: int) -> float:
-    """The threshold for a text; infinity where there is none."""
-    own = budget.thresholds.get(_stage(stage), {})
-    # A text of fewer windows than any that were counted has the bar of the shortest.
-    reached = [start for start in own if start <= windows] or [min(own)] if own else []
-    return own[max(reached)] if reached else float("inf")
 
 
 def _classes(rows: Texts, spec: HeadSpec, labels: Doubles, flagged: Bools) -> Confusion | None:

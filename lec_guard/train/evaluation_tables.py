@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lec_guard.train.evaluate import AtRate, Evaluation, Measures, Method
+from lec_guard.train.evaluate import AtRate, Evaluation, Measures, Method, Thresholds
 from lec_guard.train.metrics import Confusion, Figure, SetRate
 from lec_guard.train.tables import NONE, Footnotes, Form, Table, counted, figure, listed, number, percent
 
@@ -25,20 +25,32 @@ def facts(evaluation: Evaluation) -> Table:
         A table of two columns.
     """
     detectors = [method for method in evaluation.methods if method.kind == "detector"]
-    bars = ", ".join(f"{stage} {bar:g}" for stage, bar in evaluation.thresholds.items())
     fitted = evaluation.fitted_sets
+    said = "thresholds of the policy"
+    thresholds = [(f"{said} with {name}", _shown(own)) for name, own in evaluation.thresholds.items()]
+    thresholds = thresholds or [(said, "none given, so there are no figures at thresholds")]
     rows = [
         ("head", evaluation.head),
         *(("detector", f"{own.name} ({own.detector_id})") for own in detectors),
         ("classes", listed(evaluation.labels)),
         ("texts", f"{evaluation.texts:,}, of which {evaluation.harmful:,} harmful"),
         ("sets", f"{len(evaluation.sets):,}: {listed([f'{name} ({n:,})' for name, n in evaluation.sets.items()])}"),
-        ("thresholds of the policy", bars or "none given, so there are no figures at thresholds"),
+        *thresholds,
         ("baselines", evaluation.baselines),
         ("sets that were fitted on", "not known" if fitted is None else listed(fitted) or "none"),
         ("texts that were fitted on, letter by letter", f"{evaluation.repeated:,}"),
     ]
     return Table("What was measured", ("what", "value"), tuple(rows), words=(0, 1))
+
+
+def _shown(thresholds: Thresholds) -> str:
+    """`input 0.9, retrieval 0.8 (from 4 windows on 0.85)`."""
+    words = []
+    for stage, own in thresholds.items():
+        first, *others = own.items()
+        longer = ", ".join(f"from {windows} windows on {bar:.3g}" for windows, bar in others)
+        words.append(f"{stage} {first[1]:.3g}{f' ({longer})' if longer else ''}")
+    return ", ".join(words)
 
 
 def ranking(evaluation: Evaluation, of: Callable[[Method], Measures | None], title: str) -> Table:

@@ -8,6 +8,7 @@ say where they come from, those that read almost alike are therefore taken for o
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +72,28 @@ def family_names(dataset: Dataset, *, similar: float = SIMILAR) -> npt.NDArray[n
         for row in rows:
             called[row] = named[row] or name
     return np.array(called, np.str_)
+
+
+def first_alike(texts: Sequence[str]) -> list[int]:
+    """Group texts with the first one that each is a near duplicate of, as `family_names` tells these.
+
+    Unlike families, groups are not chains: each text is like the one that stands for its group, so that nothing hides
+    behind a text that it does not resemble.
+
+    Args:
+        texts: The texts, at most a few thousand: each is compared with each.
+
+    Returns:
+        For each text the position of the one that stands for it; its own where it stands for itself.
+    """
+    if not texts:
+        return []
+    vectors = _vectors(texts)
+    alike = (vectors @ vectors.T).toarray() >= SIMILAR
+    found: list[int] = []
+    for at in range(len(texts)):
+        found.append(next((first for first in dict.fromkeys(found) if alike[at, first]), at))
+    return found
 
 
 def held_out(dataset: Dataset, families: npt.NDArray[np.str_], folds: int) -> list[Ints]:
@@ -153,7 +176,7 @@ def _first(
     return first
 
 
-def _vectors(texts: list[str]) -> sparse.csr_matrix:
+def _vectors(texts: Sequence[str]) -> sparse.csr_matrix:
     """`[texts, n-grams]` of length 1, in float32; columns in the order of how many texts have them."""
     most = max(_CHARACTERS // len(texts), 256) if sum(map(len, texts)) > _CHARACTERS else None
     # Half a surrogate pair can't be hashed.

@@ -11,6 +11,7 @@ are ranked once and a statistic of all resamples is a few sums.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -330,7 +331,7 @@ def needed_for(rate: float) -> int:
     Returns:
         3 / rate: of fewer, none at all could be flagged while the rate is higher (the rule of three, at 95%).
     """
-    return round(3 / rate)
+    return math.ceil(3 / rate - 1e-9)
 
 
 def cut_at(sample: Sample, rate: float) -> Cut:

@@ -124,7 +124,7 @@ def evaluated(own: Data | None = None, names: tuple[str, str] = ("ours", "theirs
     heads = HeadSpec(name="injection", kind="binary", labels=("injection",))
     asked = {
         "head": "injection",
-        "thresholds": {"input": 0.5, "retrieval": 0.6},
+        "thresholds": {name: {"input": {1: 0.5}, "retrieval": {1: 0.6, 4: 0.75}} for name in names},
         "budgets": {names[0]: Budget(max_fpr=0.05, thresholds={"input": {1: 0.6}})},
         "baselines": [Majority(), LengthOnly(), context_only()],
         "resamples": 20,

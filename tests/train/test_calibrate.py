@@ -132,3 +132,34 @@ def test_documents_are_made_of_the_texts_that_are_given(rng):
     some = (labels == 0) & (families == "f0")
     logits[~some[owner] & (labels[owner] == 0)] = 50  # What is not given must not count.
     assert all(abs(way.taken_off[64]) < 10 for way in aggregate(logits, owner, labels, families, some))
+
+
+def test_small_families_are_counted_together_so_that_a_few_texts_decide_nothing(rng):
+    calm = rng.random(3000).astype(np.float32) * 0.7
+    scores = np.concatenate([calm, np.full(40, 0.9), np.full(40, 0.95), np.full(40, 0.99)]).astype(np.float32)
+    families = np.array(["large"] * 3000 + ["a"] * 40 + ["b"] * 40 + ["c"] * 40)
+    one = np.ones(len(scores), np.int64)
+
+    def at(of_family: int) -> tuple[float, float]:
+        (found,) = benign_scores(scores, one, families, ["input"] * len(scores), of_family=of_family)
+        assert (found.texts, found.families) == (3120, 4)
+        return found.scores[found.rates.index(0.05)], found.worst[found.rates.index(0.05)]
+
+    # Each counts a quarter, and so does each of its forty texts together with the others.
+    assert at(1) == (np.float32(0.99), 0.0)
+    # Together they are a hundred and count a half …
+    assert at(100)[0] == np.float32(0.99)
+    # … or they are too few for that, and count with the large one: what they are, one text in twenty-six.
+    assert at(121)[0] < 0.7
+    assert at(5000)[0] == at(121)[0]
+
+
+def test_lengths_are_counted_apart_from_so_many_texts_on(rng):
+    windows = np.array([1] * 400 + [2] * 400)
+    scores, families = rng.random(800).astype(np.float32), np.full(800, "one")
+
+    def bins(**few: int) -> list[int]:
+        return [one.windows for one in benign_scores(scores, windows, families, ["input"] * 800, **few)]
+
+    assert bins() == bins(of_bin=400) == [1, 2]
+    assert bins(of_bin=401) == [1]

@@ -90,22 +90,22 @@ def test_flags_alone_are_enough():
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("seed: 3", "run.yaml:3: seed: Extra inputs are not permitted; did you mean 'seeds'?"),
-        ("columns: {txt: a}", "run.yaml:3: columns.txt: Extra inputs are not permitted; did you mean 'text'?"),
-        ("window:\n  siz: 3", "run.yaml:4: window.siz: Extra inputs are not permitted; did you mean 'size'?"),
-        ("folds: 1", "run.yaml:3: folds: Input should be greater than or equal to 2"),
-        ("stage: inputs", "run.yaml:3: stage: Input should be 'input'"),
-        ("poolings: [gated]", "run.yaml:3: poolings.0: Input should be 'mean'"),
-        ("sizes: [5, 5]", "run.yaml:3: sizes: Value error, a value stands twice"),
-        ("penalties: [0]", "run.yaml:3: penalties.0: Input should be greater than 0"),
-        ("penalties: [.inf]", "run.yaml:3: penalties.0: Input should be a finite number"),
-        ("max_fpr: 1", "run.yaml:3: max_fpr: Input should be less than 1"),
-        ("benign: no", "run.yaml:3: benign: Value error, put the label in quotes"),
-        ("allow_labels: [on]", "run.yaml:3: allow_labels: Value error, put the label in quotes"),
-        ("positive: safe", "run.yaml:3: positive: Value error, 'safe' is a name of harmless texts"),
-        ("seeds: 2\nseeds: 3", "run.yaml:4: the key 'seeds' stands twice"),
-        ("seeds: [", "run.yaml:4: not valid YAML"),
-        ("seeds: !!python/name:os.system x", "run.yaml:3: YAML tags are not allowed"),
+        ("seed: 3", "run.yaml:3:1: seed: Extra inputs are not permitted; did you mean 'seeds'?"),
+        ("columns: {txt: a}", "run.yaml:3:11: columns.txt: Extra inputs are not permitted; did you mean 'text'?"),
+        ("window:\n  siz: 3", "run.yaml:4:3: window.siz: Extra inputs are not permitted; did you mean 'size'?"),
+        ("folds: 1", "run.yaml:3:1: folds: Input should be greater than or equal to 2"),
+        ("stage: inputs", "run.yaml:3:1: stage: Input should be 'input'"),
+        ("poolings: [gated]", "run.yaml:3:12: poolings.0: Input should be 'mean'"),
+        ("sizes: [5, 5]", "run.yaml:3:1: sizes: Value error, a value stands twice"),
+        ("penalties: [0]", "run.yaml:3:13: penalties.0: Input should be greater than 0"),
+        ("penalties: [.inf]", "run.yaml:3:13: penalties.0: Input should be a finite number"),
+        ("max_fpr: 1", "run.yaml:3:1: max_fpr: Input should be less than 1"),
+        ("benign: no", "run.yaml:3:1: benign: Value error, put the label in quotes"),
+        ("allow_labels: [on]", "run.yaml:3:1: allow_labels: Value error, put the label in quotes"),
+        ("positive: safe", "run.yaml:3:1: positive: Value error, 'safe' is a name of harmless texts"),
+        ("seeds: 2\nseeds: 3", "run.yaml:4:1: the key 'seeds' stands twice"),
+        ("seeds: [", "run.yaml:4:1: not valid YAML"),
+        ("seeds: !!python/name:os.system x", "run.yaml:3:8: YAML tags are not allowed"),
     ],
 )
 def test_a_mistake_is_named_by_file_line_and_key(tmp_path, line, message):
@@ -117,8 +117,8 @@ def test_a_mistake_is_named_by_file_line_and_key(tmp_path, line, message):
 def test_all_mistakes_are_told_at_once_and_those_of_flags_name_no_file(tmp_path):
     path = write(tmp_path, "data: []\nhead: two words\nseeds: 0\n")
     first, second, third, fourth = refused(path, {"seeds": -1, "fold": 3}).splitlines()
-    assert first.startswith(f"{path}:1: data: ")
-    assert second.startswith(f"{path}:2: head: ")
+    assert first.startswith(f"{path}:1:1: data: ")
+    assert second.startswith(f"{path}:2:1: head: ")
     assert third.startswith("seeds: ")
     assert fourth == "fold: Extra inputs are not permitted; did you mean 'folds'?"
 
@@ -126,7 +126,7 @@ def test_all_mistakes_are_told_at_once_and_those_of_flags_name_no_file(tmp_path)
 def test_a_file_that_is_none(tmp_path):
     assert "can't be read" in refused(tmp_path / "gone.yaml")
     assert "a run is `key: value` on each line, not list" in refused(write(tmp_path, "- a\n"))
-    assert refused(write(tmp_path, "")).startswith(f"{tmp_path / 'run.yaml'}:1: data: Field required")
+    assert refused(write(tmp_path, "")).startswith(f"{tmp_path / 'run.yaml'}:1:1: data: Field required")
 
 
 def test_labels_may_be_numbers(tmp_path):

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,24 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from lec_guard.detect.heads import BenignScores, HeadSpec
 from lec_guard.errors import DetectorError, UnsupportedValueError
+from lec_guard.policy.budget import Bar
+from lec_guard.policy.compile import Heads, Threshold, compile_policy
+from lec_guard.policy.messages import Messages
+from lec_guard.policy.resolve import Policy
+from lec_guard.policy.schema import Rule
 from lec_guard.step import Scores, Step
 from lec_guard.train import metrics
 from lec_guard.train.baselines import LengthOnly, LlmJudge, Majority, context_only
-from lec_guard.train.evaluate import Budget, Evaluation, Method, budget_of, evaluate
+from lec_guard.train.evaluate import (
+    Budget,
+    Evaluation,
+    Method,
+    Thresholds,
+    bar_at,
+    budget_of,
+    evaluate,
+    thresholds_of,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +111,11 @@ def run(own: Data, **options) -> Evaluation:
     return evaluate(options.pop("detectors", {"told": Told()}), own, **options)
 
 
+def told(**bars: float) -> dict[str, Thresholds]:
+    """Thresholds of `told` that hold for every length."""
+    return {"told": {stage: {1: bar} for stage, bar in bars.items()}}
+
+
 def first(own: Evaluation) -> Method:
     return own.methods[0]
 
@@ -107,7 +127,7 @@ def numbers(own: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_figures_over_all_texts_are_those_of_the_scores():
     own = drawn()
-    found = run(own, thresholds={"input": 0.5})
+    found = run(own, thresholds=told(input=0.5))
     scores, harmful, sets = numbers(own)
     overall = first(found).overall
     assert overall is not None
@@ -145,10 +165,10 @@ def test_each_stage_is_cut_by_itself_and_its_threshold_is_its_own():
     own = drawn()
     low = data(("low", 0, np.linspace(0, 0.1, 320)), ("lows", 1, np.linspace(0.05, 0.2, 40)), stage="output")
     both = Data([*own.examples, *low.examples], np.concatenate([own.targets, low.targets]))
-    found = first(run(both, thresholds={"input": 0.5, "output": 0.11}))
+    found = first(run(both, thresholds=told(input=0.5, output=0.11)))
     stages = {stage.name: stage for stage in found.stages}
     assert set(stages) == {"input", "output"}
-    alone = first(run(low, thresholds={"output": 0.11})).overall
+    alone = first(run(low, thresholds=told(output=0.11))).overall
     assert alone is not None
     assert stages["output"].at_rates == alone.at_rates
     assert stages["output"].at_thresholds == alone.at_thresholds
@@ -156,7 +176,7 @@ def test_each_stage_is_cut_by_itself_and_its_threshold_is_its_own():
     cuts = found.overall.at_rates[0].cuts
     assert cuts["input"].score > 0.5 > 0.11 > cuts["output"].score
     # No rule for a stage: nothing of it is flagged.
-    silent = first(run(both, thresholds={"input": 0.5})).stages[1].at_thresholds
+    silent = first(run(both, thresholds=told(input=0.5))).stages[1].at_thresholds
     assert silent is not None
     assert silent.recall.value == 0
 
@@ -210,7 +230,7 @@ def test_texts_that_were_not_read_count_as_flagged_and_are_told():
     harmful = [i for i in range(800) if own.targets[i, 1]][:30]
     benign = [i for i in range(800) if own.targets[i, 0]][:2]
     unread = changed(own, harmful + benign, text="? too long")
-    found = first(run(unread, thresholds={"input": 2.0}))
+    found = first(run(unread, thresholds=told(input=2.0)))
     assert found.unread == 32
     assert len(found.unread_texts) == 20
     assert found.unread_texts[0].source == own.examples[min(harmful + benign)].source
@@ -273,6 +293,8 @@ def test_a_budget_is_realised_on_sets_that_nothing_was_fitted_on():
     )
     with pytest.raises(UnsupportedValueError, match="'tolt', which is no detector here; did you mean 'told'"):
         run(own, budgets={"tolt": budget})
+    with pytest.raises(UnsupportedValueError, match="thresholds for 'tolt', which is no detector here"):
+        run(own, thresholds={"tolt": {"input": {1: 0.5}}})
 
 
 def test_the_bar_of_a_budget_is_that_of_the_texts_length():
@@ -366,7 +388,7 @@ def test_of_exclusive_labels_any_is_harm_and_a_threshold_is_for_each():
     examples = [Example(text=text, family=f"{name}{i % 2}") for name, text in kinds.items() for i in range(20)]
     targets = np.repeat(np.eye(3, dtype=np.float32)[[1, 2, 0]], 20, axis=0)
     own = Data(examples, targets, ("benign", "weapons", "fraud"))
-    options = {"head": "topic", "rates": (), "thresholds": {"input": 0.5}}
+    options = {"head": "topic", "rates": (), "thresholds": told(input=0.5)}
     found = first(run(own, detectors={"told": Told(SAFETY)}, **options))
     assert found.overall is not None
     assert found.overall.auc.value == 1.0
@@ -383,11 +405,11 @@ def test_of_exclusive_labels_any_is_harm_and_a_threshold_is_for_each():
     assert again.overall.auc.value == 0.5
     assert again.classes is not None
     assert again.classes.counts == ((0, 20, 0), (0, 20, 0), (0, 0, 20))
-    assert first(run(drawn(), thresholds={"input": 0.5})).classes is None
+    assert first(run(drawn(), thresholds=told(input=0.5))).classes is None
 
 
 def test_a_report_goes_through_json_and_back():
-    found = run(changed(drawn(), [0, 1], text="? long"), thresholds={"input": 0.5}, fit_data=drawn(40))
+    found = run(changed(drawn(), [0, 1], text="? long"), thresholds=told(input=0.5), fit_data=drawn(40))
     assert Evaluation.model_validate_json(found.model_dump_json()) == found
     json.loads(found.model_dump_json(), parse_constant=lambda name: pytest.fail(name))
     assert found.methods[0].roc is not None
@@ -466,7 +488,7 @@ def tiny(tmp_path_factory):
 def test_twenty_thousand_texts_are_a_normal_job():
     own = drawn(10_000)
     began = time.process_time()
-    found = run(own, resamples=100, thresholds={"input": 0.5}, baselines=[])
+    found = run(own, resamples=100, thresholds=told(input=0.5), baselines=[])
     seconds = time.process_time() - began
     overall = first(found).overall
     assert overall is not None
@@ -504,3 +526,66 @@ def test_a_budget_takes_the_lowest_score_that_keeps_to_it_and_none_where_nothing
     assert budget.thresholds.keys() == {"input"}
     assert budget.thresholds["input"] == pytest.approx({1: 0.8, 4: 0.9})
     assert budget.thresholds["input"][1] > np.float32(0.8)  # A text with that very score is one of those that pass.
+
+
+def test_a_budget_is_what_a_policy_with_that_max_fpr_does():
+    known = {"texts": 400, "families": 5, "rates": (0.1, 0.01), "scores": (0.4, 0.8), "worst": (0.2, 0.1)}
+    few = known | {"texts": 100, "rates": (0.1, 0.05), "scores": (0.5, 0.9)}
+    spec = HeadSpec(
+        name="mine",
+        kind="binary",
+        labels=("bad",),
+        benign=(
+            BenignScores(stage="input", windows=1, **known),
+            BenignScores(stage="input", windows=4, **few),  # Alone too few for 2%; with the shorter ones enough.
+            BenignScores(stage="output", windows=1, **known),
+            BenignScores(stage="retrieval", windows=1, **few),
+        ),
+    )
+    rules = (
+        Rule(name="one", stages=("input",), head="mine", max_fpr=0.02, action="block"),
+        Rule(name="two", stages=("output",), head="mine", max_fpr=0.02, action="block"),
+    )
+    policy = Policy(name="p", version="", file=Path("p.yaml"), rules=rules, message=Messages.of("No."))
+    heads = Heads(detector_id="d", labels={"mine": ("bad",)}, benign={"mine": spec.benign})
+    assert budget_of(spec, 0.02).thresholds == thresholds_of(compile_policy(policy, heads).thresholds)
+    assert budget_of(spec, 0.02).thresholds["input"].keys() == {1, 4}
+
+
+def bars_of(**lengths: float) -> tuple[Bar, ...]:
+    """`w4=0.5`: from four windows on 0.5."""
+    return tuple(
+        Bar(windows=int(name[1:]), threshold=bar, rate=0.01, worst=0.02, texts=400, families=3)
+        for name, bar in lengths.items()
+    )
+
+
+def rule_at(stage: str, **lengths: float) -> Threshold:
+    return Threshold(
+        rule="r", stage=stage, tools=(), action="block", head="h", bars=bars_of(**lengths), rate=0.0, texts=0
+    )
+
+
+def test_of_several_rules_the_lowest_threshold_of_each_length_counts():
+    rules = [
+        rule_at("input", w1=0.5, w4=0.9),
+        rule_at("input", w1=0.7, w2=0.4, w8=0.9),
+        rule_at("output", w1=0.6, w2=0.6, w4=0.7),
+    ]
+    found = thresholds_of(rules)
+    assert found == {"input": {1: 0.5, 2: 0.4, 8: 0.9}, "output": {1: 0.6, 4: 0.7}}
+    lengths = (0, 1, 2, 7, 8, 100)
+    assert [bar_at(found, "input", windows) for windows in lengths] == [0.5, 0.5, 0.4, 0.4, 0.9, 0.9]
+    assert bar_at(found, "retrieval", 1) == float("inf")
+    assert thresholds_of([]) == {}
+
+
+def test_a_policy_may_have_another_threshold_with_each_detector_and_for_each_length():
+    own = data(("a", 0, [0.5] * 400), ("b", 1, [0.5] * 40))
+    own = changed(own, range(400, 420), text="0.5 w7")
+    thresholds = {"one": {"input": {1: 0.6, 4: 0.4}}, "two": {"input": {1: 0.4}}}
+    detectors = {"one": Told(), "two": Told(), "three": Told()}
+    found = run(own, detectors=detectors, thresholds=thresholds, baselines=[])
+    recalls = [method.overall.at_thresholds and method.overall.at_thresholds.recall.value for method in found.methods]
+    assert recalls == [0.5, 1.0, None]
+    assert Evaluation.model_validate_json(found.model_dump_json()).thresholds == thresholds

@@ -102,7 +102,13 @@ def test_confusion_unread_and_facts(evaluation):
     assert unread.rows[0][2] == "the text is too long"
     facts = tables.facts(evaluation).rows
     assert ("detector", "theirs (other@2)") in facts
-    assert ("thresholds of the policy", "input 0.5, retrieval 0.6") in facts
+    said = "input 0.5, retrieval 0.6 (from 4 windows on 0.75)"
+    assert [row for row in facts if "thresholds" in row[0]] == [
+        ("thresholds of the policy with ours", said),
+        ("thresholds of the policy with theirs", said),
+    ]
+    without = dict(tables.facts(evaluated(thresholds=None)).rows)
+    assert without["thresholds of the policy"].startswith("none given")
 
 
 def test_warnings_name_what_makes_figures_too_good():

@@ -15,7 +15,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from lec_guard import UnsupportedValueError
 from lec_guard.train import families
 from lec_guard.train.data import Dataset, Example
-from lec_guard.train.families import family_names, held_out
+from lec_guard.train.families import family_names, first_alike, held_out
 
 WORDS = tuple(
     word
@@ -219,3 +219,19 @@ def test_a_label_of_one_family_is_told():
         held_out(data, np.array(list("abcdee")), 2)
     with pytest.raises(UnsupportedValueError, match="--folds 2 or more"):
         held_out(data, np.array(list("abcdef")), 1)
+
+
+def test_near_duplicates_stand_behind_the_first_one_and_not_behind_one_that_they_do_not_resemble():
+    texts = [
+        "please send the report of the first quarter to the office in Hamburg",
+        "what is the weather like",
+        "please send the report of the first quarter to the office in Bremen",
+        "please send the letters of last week to the office in Bremen",
+        "please send the letters of last week to my home in Bremen",
+        "What is the weather like?",
+    ]
+    found = first_alike(texts)
+    assert found == [0, 1, 0, 3, 3, 1]
+    # A family is a chain, and these are one: each of them is like its neighbour.
+    assert first_alike([]) == []
+    assert first_alike(["", "", "a"]) == [0, 1, 2]

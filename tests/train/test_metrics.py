@@ -220,6 +220,7 @@ def test_a_rate_needs_three_benign_texts_for_each_that_it_allows():
     assert found.value is None
     assert found.reason == f"a rate of 0.01 needs 300 benign texts, stage 'output' has {own.negatives}"
     assert metrics.needed_for(0.001) == 3000
+    assert metrics.needed_for(0.0035) == 858  # Of 857 none might be flagged while the rate is higher.
 
 
 def test_a_stage_without_benign_texts_is_an_error():
