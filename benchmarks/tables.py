@@ -3,7 +3,7 @@
     python -m benchmarks.tables [REPORT.json ...]   # prints the page of these reports
     python -m benchmarks.tables --write             # writes the page of benchmarks/results/*.json
 
-A report is what `lec-guard bench --out FILE` or `python -m benchmarks.batcher --out FILE` wrote.
+A report is what `lec-guard bench`, `python -m benchmarks.batcher` or `python -m benchmarks.policies` writes with --out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ measure another machine, and to see your own page:
 
     lec-guard bench --out report.json
     python -m benchmarks.batcher --out callers.json
-    python -m benchmarks.tables report.json callers.json
+    python -m benchmarks.policies --out policies.json
+    python -m benchmarks.tables report.json callers.json policies.json
 
 What is compared takes turns in one process, so that whatever else the machine does hits all of it alike. The first
 round warms up and does not count. Figures are medians, and ratios are medians of the ratios of single rounds. Texts are
@@ -89,18 +90,37 @@ class BatcherReport(_Figures):
     mixed_lengths: _Mixed
 
 
-def read(file: Path) -> Report | BatcherReport:
-    """A report of either kind; exits with a message where it is neither."""
+class _LoadedMachine(_Figures):
+    processor: str
+    load_before: float
+
+
+class _Figure(_Figures):
+    what: str
+    figure: float
+    unit: str
+    target: float | None
+
+
+class PoliciesReport(_Figures):
+    """What `benchmarks.policies` writes."""
+
+    machine: _LoadedMachine
+    tenants: int
+    figures: tuple[_Figure, ...]
+
+
+def read(file: Path) -> Report | BatcherReport | PoliciesReport:
+    """A report of any kind; exits with a message where it is none."""
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
         raise SystemExit(f"{file}: can't be read: {error}") from error
+    keys = content if isinstance(content, dict) else {}
     try:
-        return (
-            BatcherReport.model_validate(content)
-            if isinstance(content, dict) and "ways" in content
-            else read_report(file)
-        )
+        if "ways" in keys:
+            return BatcherReport.model_validate(content)
+        return PoliciesReport.model_validate(content) if "figures" in keys else read_report(file)
     except (ValidationError, LecGuardError) as error:
         raise SystemExit(f"{file}: {error}") from error
 
@@ -110,7 +130,10 @@ def page(files: Sequence[Path]) -> str:
     parts = [_INTRODUCTION]
     for file in files:
         report = read(file)
-        parts += _bench(file, report) if isinstance(report, Report) else _batcher(file, report)
+        if isinstance(report, Report):
+            parts += _bench(file, report)
+        else:
+            parts += _batcher(file, report) if isinstance(report, BatcherReport) else _policies(file, report)
     return "\n".join(parts)
 
 
@@ -168,6 +191,28 @@ def _batcher(file: Path, report: BatcherReport) -> Iterator[str]:
             ),
         )
     )  # fmt: skip
+
+
+def _policies(file: Path, report: PoliciesReport) -> Iterator[str]:
+    command = f"python -m benchmarks.policies --tenants {report.tenants}"
+    yield f"## {file.name}\n\n{report.machine.processor}:\n\n    {command}\n"
+    load = report.machine.load_before
+    yield markdown(
+        Table(
+            "What policies cost",
+            ("what", "figure", "target", "met"),
+            tuple(_row(one) for one in report.figures),
+            "Detectors do nothing here: it is our own code alone. Medians, apart from what happens once. "
+            + (f"Others were at work on this machine (load {load:.1f})." if load > 1 else "Nobody else was at work."),
+        )
+    )
+
+
+def _row(one: _Figure) -> tuple[str, ...]:
+    figure = f"{one.figure:.3g} {one.unit}"
+    if one.target is None:
+        return one.what, figure, "", ""
+    return one.what, figure, f"≤ {one.target:g} {one.unit}", "yes" if one.figure <= one.target else "no"
 
 
 def main() -> None:
