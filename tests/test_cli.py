@@ -235,7 +235,7 @@ def test_a_bad_line_is_named_and_nothing_is_judged(cli, keywords, tmp_path, kind
     result = cli("--jsonl", file, "--json")
     assert (result.exit_code, result.out, keywords.seen) == (2, "", [])
     assert f"{file}:3: {message}" in result.err
-    assert "1 bad lines; nothing was judged" in result.err
+    assert "1 bad lines; mend them, and run it again" in result.err
 
 
 def test_every_bad_line_is_named_up_to_twenty(cli, tmp_path):
@@ -277,7 +277,7 @@ def test_a_bad_policy_is_told_with_file_and_line(cli, policies, keywords):
     write_policies(policies, {"tenants/acme.yaml": "extends: default\nmesage: No.\n"})
     result = cli("hello", "--json")
     assert (result.exit_code, result.out, keywords.seen) == (2, "", [])
-    assert f"lec-guard: {policies / 'tenants' / 'acme.yaml'}:2: mesage: " in result.err
+    assert f"lec-guard: {policies / 'tenants' / 'acme.yaml'}:2:1: mesage: " in result.err
     assert "did you mean 'message'?" in result.err
 
 
@@ -314,14 +314,27 @@ def test_wrong_usage_is_told(cli, keywords, words, part):
     assert part in result.err
 
 
-def test_a_detector_that_fails_is_neither_a_pass_nor_a_block(cli, keywords, monkeypatch):
+@pytest.mark.parametrize(("said", "action"), [("", "block"), ("fail: {input: flag}\n", "flag")])
+def test_a_detector_that_fails_is_told_and_its_verdict_is_what_the_policy_says(
+    cli, policies, keywords, monkeypatch, tmp_path, said, action
+):
+    score = keywords.score
+
     def fail(steps, *, keys):
-        raise RuntimeError("out of memory")
+        if any(step.text == "hello" for step in steps):
+            raise RuntimeError("out of memory \x1b[31m")
+        return score(steps, keys=keys)
 
     monkeypatch.setattr(keywords, "score", fail)
-    result = cli("hello", "--json")
-    assert (result.exit_code, result.out) == (1, "")
-    assert "lec-guard: the detector failed: RuntimeError('out of memory')" in result.err
+    write_policies(policies, {"tenants/acme.yaml": "extends: default\n" + said})
+    rows = write_lines(tmp_path / "rows.jsonl", {"text": "hello"}, {"text": "hello"}, {"text": "darn"})
+    result = cli("--jsonl", rows, "--tenant", "acme", "--json")
+    assert result.exit_code == 1
+    assert [(one["action"], one["rule"]) for one in result.records] == [
+        (action, "fail:error"), (action, "fail:error"), ("flag", "curse"),
+    ]  # fmt: skip
+    assert result.err.count("the detector failed: RuntimeError('out of memory \\x1b[31m')") == 1
+    assert harmless(result.err)
 
 
 def test_what_the_detector_did_not_read_is_blocked(cli, keywords, monkeypatch):

@@ -6,8 +6,15 @@ import typer
 
 from lec_guard.cli.bench import bench
 from lec_guard.cli.bundle import export_bundle, pull_bundle
+from lec_guard.cli.calibrate import calibrate
 from lec_guard.cli.check import check
 from lec_guard.cli.evaluate import evaluate
+from lec_guard.cli.init import init
+from lec_guard.cli.policy.cases import run_cases
+from lec_guard.cli.policy.check import check_folder
+from lec_guard.cli.policy.diff import compare_policies
+from lec_guard.cli.policy.schema import show_schema
+from lec_guard.cli.policy.show import show_policy
 from lec_guard.cli.train import train
 
 app = typer.Typer(
@@ -16,10 +23,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A guardrail that runs inside your process.",
 )
+app.command("init")(init)
 app.command("check")(check)
 app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("bench")(bench)
+policy_app = typer.Typer(no_args_is_help=True, help="Policies, before they meet a user.")
+policy_app.command("check")(check_folder)
+policy_app.command("show")(show_policy)
+policy_app.command("test")(run_cases)
+policy_app.command("diff")(compare_policies)
+policy_app.command("calibrate")(calibrate)
+policy_app.command("schema")(show_schema)
+app.add_typer(policy_app, name="policy")
 bundle_app = typer.Typer(no_args_is_help=True, help="Detectors on disk.")
 bundle_app.command("pull")(pull_bundle)
 bundle_app.command("export")(export_bundle)

@@ -11,34 +11,25 @@ from typing import Annotated, Any
 import rich.console
 import rich.progress
 import rich.table
-import rich.text
 import typer
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lec_guard.cli.terminal import BLOCKED, FAILED, console, fail, plain, stage_of
+from lec_guard.cli.rows import CHUNK, Row, read_rows
+from lec_guard.cli.terminal import BLOCKED, FAILED, action_cell, cell, console, fail, plain, stage_of
 from lec_guard.errors import BundleError, LecGuardError, PolicyError
 from lec_guard.guard import Guard
-from lec_guard.step import STAGES, Outcome, Stage, Step, ToolRef
-
-_CHUNK = 512
-"""Rows that are judged together: output appears, and memory is bounded, by the chunk."""
+from lec_guard.observe.events import ErrorEvent, Event
+from lec_guard.step import STAGES, Outcome
 
 
-class _Row(BaseModel):
-    """A line of `--jsonl`."""
+class _Failures:
+    """A sink that keeps why the detector failed."""
 
-    model_config = ConfigDict(extra="allow")
+    def __init__(self) -> None:
+        self.reasons: dict[str, None] = {}
 
-    id: str | int | None = None
-    text: str
-    context: str | None = None
-    stage: Stage = "input"
-    tool: str | ToolRef | None = None
-    tenant: str | None = None
-
-    def step(self) -> Step:
-        tool = ToolRef(name=self.tool) if isinstance(self.tool, str) else self.tool
-        return Step(stage=self.stage, text=self.text, context=self.context, tool=tool)
+    def emit(self, event: Event) -> None:
+        if isinstance(event, ErrorEvent) and event.cause == "error":
+            self.reasons[plain(str(event.reason))] = None
 
 
 def check(
@@ -56,7 +47,7 @@ def check(
     """Judge a text, or every line of a file.
 
     Exit code 0: all allowed or flagged; 3: at least one blocked; 2: wrong usage, policy or bundle; 1: the
-    detector failed.
+    detector failed for at least one, whose verdict is what the policy's `fail` says.
 
     A line of --jsonl has "text" and perhaps "id", "context", "stage", "tool" (a name, or an object with
     "name" and "description") and "tenant"; where it lacks stage, tool or tenant, the options count.
@@ -65,15 +56,19 @@ def check(
         if jsonl is not None:
             if text is not None or system is not None:
                 fail("give either a text (with --system) or --jsonl, not both")
-            rows = _read_rows(jsonl, {"stage": stage, "tool": tool, "tenant": tenant})
+            # All of them before one is judged, so that a bad line costs no half-written result.
+            rows = list(read_rows(jsonl, {"stage": stage_of(stage), "tool": tool, "tenant": tenant}))
         else:
-            rows = [_Row(text=_given(text), context=system, stage=stage_of(stage), tool=tool, tenant=tenant)]
-        guard = Guard.from_policies(policies, detector=detector)
+            rows = [Row(text=_given(text), context=system, stage=stage_of(stage), tool=tool, tenant=tenant)]
+        failures = _Failures()
+        guard = Guard.from_policies(policies, detector=detector, sinks=[failures])
         for row in rows:
             guard.policy(row.tenant)  # An unknown tenant in the last row costs no half-written result either.
         blocked = False
         for chunk, outcomes in _judge(guard, rows):
             blocked |= _print(chunk, outcomes, as_json=as_json)
+        if failures.reasons:
+            fail("\n".join(failures.reasons), FAILED)
         if blocked:
             raise typer.Exit(BLOCKED)
     except (PolicyError, BundleError) as error:
@@ -91,43 +86,9 @@ def _given(text: str | None) -> str:
     return sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
 
 
-def _read_rows(file: Path, defaults: dict[str, Any]) -> list[_Row]:
-    """Read all lines before one is judged, so that a bad line costs no half-written result."""
-    stage_of(defaults["stage"])
-    try:
-        lines = (sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()).split(b"\n")
-    except OSError as error:
-        fail(f"{file}: can't be read: {error.strerror}")
-    rows, mistakes = [], []
-    ignored: dict[str, int] = {}
-    given = {key: value for key, value in defaults.items() if value is not None}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            content = json.loads(line)
-            if isinstance(content, dict):
-                content = given | {key: value for key, value in content.items() if value is not None}
-            row = _Row.model_validate(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            mistakes.append(f"{file}:{number}: {'.'.join(map(str, first['loc'])) or 'the line'}: {first['msg']}")
-        except (ValueError, RecursionError) as error:
-            mistakes.append(f"{file}:{number}: not a JSON object: {error}")
-        else:
-            rows.append(row)
-            for key in row.model_extra or {}:
-                ignored.setdefault(key, number)
-    if mistakes:
-        fail("\n".join([*mistakes[:20], f"{len(mistakes)} bad lines; nothing was judged"]))
-    for key, number in ignored.items():
-        typer.echo(f"lec-guard: {file}:{number}: the field {key!r} is not read", err=True)
-    return rows
-
-
-def _judge(guard: Guard, rows: list[_Row]) -> Iterator[tuple[list[_Row], list[Outcome]]]:
+def _judge(guard: Guard, rows: list[Row]) -> Iterator[tuple[list[Row], list[Outcome]]]:
     terminal = rich.console.Console(stderr=True)
-    starts = range(0, len(rows), _CHUNK)
+    starts = range(0, len(rows), CHUNK)
     for at in rich.progress.track(
         starts,
         description="judging",
@@ -135,11 +96,11 @@ def _judge(guard: Guard, rows: list[_Row]) -> Iterator[tuple[list[_Row], list[Ou
         transient=True,
         disable=len(starts) < 2 or not terminal.is_terminal,
     ):
-        chunk = rows[at : at + _CHUNK]
+        chunk = rows[at : at + CHUNK]
         yield chunk, guard.apply_many([row.step() for row in chunk], [row.tenant for row in chunk])
 
 
-def _print(rows: list[_Row], outcomes: list[Outcome], *, as_json: bool) -> bool:
+def _print(rows: list[Row], outcomes: list[Outcome], *, as_json: bool) -> bool:
     """Print verdicts; returns whether one of them blocks."""
     if as_json:
         for row, outcome in zip(rows, outcomes, strict=True):
@@ -149,26 +110,25 @@ def _print(rows: list[_Row], outcomes: list[Outcome], *, as_json: bool) -> bool:
     return any(outcome.verdict.blocked for outcome in outcomes)
 
 
-def _record(row: _Row, outcome: Outcome) -> dict[str, Any]:
+def _record(row: Row, outcome: Outcome) -> dict[str, Any]:
     verdict = outcome.verdict.to_dict()
     keys = ("action", "rule", "scores", "spans", "stage", "tenant", "policy", "policy_version", "detector_id", "ms")
     return {"id": row.id, **{key: verdict[key] for key in keys}}
 
 
-def _table(rows: list[_Row], outcomes: list[Outcome]) -> rich.table.Table:
+def _table(rows: list[Row], outcomes: list[Outcome]) -> rich.table.Table:
     table = rich.table.Table("id", "action", "rule", "stage", "scores", "policy", "ms")
-    colours = {"allow": "green", "flag": "yellow", "block": "red"}
     for row, outcome in zip(rows, outcomes, strict=True):
         verdict = outcome.verdict
         tops = (max(labels.items(), key=lambda item: item[1]) for labels in verdict.scores.values())
         scores = "  ".join(f"{head} {p:.2f}" for head, (_, p) in zip(verdict.scores, tops, strict=True))
         table.add_row(
-            rich.text.Text(plain("" if row.id is None else str(row.id))),
-            rich.text.Text(verdict.action, style=colours[verdict.action]),
-            rich.text.Text(verdict.rule or ""),
-            rich.text.Text(verdict.stage),
-            rich.text.Text(scores),
-            rich.text.Text(f"{verdict.policy} {verdict.policy_version}"),
-            rich.text.Text(f"{verdict.ms:.1f}"),
+            cell(None if row.id is None else plain(str(row.id))),
+            action_cell(verdict.action),
+            cell(verdict.rule),
+            cell(verdict.stage),
+            cell(scores),
+            cell(f"{verdict.policy} {verdict.policy_version}"),
+            cell(f"{verdict.ms:.1f}"),
         )
     return table

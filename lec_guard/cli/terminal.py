@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import NoReturn
 
-from lec_guard.step import STAGES, Stage
+from lec_guard.step import STAGES, Action, Stage
 
 try:
     import rich.console
@@ -33,7 +33,7 @@ def fail(message: str, code: int = USAGE) -> NoReturn:
     Raises:
         Exit: Always.
     """
-    typer.echo(f"lec-guard: {message}", err=True)
+    typer.echo(f"lec-guard: {lines(message)}", err=True)
     raise typer.Exit(code)
 
 
@@ -68,6 +68,45 @@ def plain(word: str) -> str:
         The same with what can't be seen written out.
     """
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in word)
+
+
+def lines(words: str) -> str:
+    """Several lines, harmless to a terminal.
+
+    Args:
+        words: Any text.
+
+    Returns:
+        The same with what can't be seen written out, apart from ends of lines.
+    """
+    return "\n".join(plain(line) for line in words.split("\n"))
+
+
+def cell(word: object) -> rich.text.Text:
+    """What stands in a table, harmless and without markup.
+
+    Args:
+        word: A word, or several lines; None is nothing.
+
+    Returns:
+        The text.
+    """
+    return rich.text.Text("" if word is None else lines(str(word)), overflow="fold")
+
+
+def action_cell(action: Action) -> rich.text.Text:
+    """An action in a table, in its colour.
+
+    Args:
+        action: The action.
+
+    Returns:
+        The text.
+    """
+    colours: dict[Action, str] = {
+        "allow": "green", "flag": "yellow", "rewrite": "magenta", "escalate": "cyan", "block": "red",
+    }  # fmt: skip
+    return rich.text.Text(action, style=colours[action])
 
 
 def stage_of(word: str) -> Stage:

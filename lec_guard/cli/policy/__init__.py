@@ -1,0 +1,1 @@
+"""`lec-guard policy`: what operators do with policies before these meet a user."""
