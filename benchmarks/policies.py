@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -117,7 +118,7 @@ def deciding(folder: Path) -> list[Figure]:
     ready, figures = compiled(folder), []
     for score, name in ((0.0, "none matches"), (1.0, "all match")):
         [scores] = Idle(score).score([STEP])
-        us = per_call_us(lambda scores=scores: decide(ready, STEP, scores))  # type: ignore[misc]
+        us = per_call_us(partial(decide, ready, STEP, scores))
         figures.append(Figure(f"deciding by {RULES} rules of which {name}", us, "µs", 20.0))
     return figures
 
@@ -136,7 +137,7 @@ def checking(folder: Path) -> list[Figure]:
         for file, content in {"default.yaml": policy(), **extra}.items():
             (own / file).write_text(content, encoding="utf-8")
         guard = Guard(own, Idle())
-        us = per_call_us(lambda guard=guard: guard.check(STEP), calls=200)  # type: ignore[misc]
+        us = per_call_us(partial(guard.check, STEP), calls=200)
         figures.append(Figure(f"Guard.check by {RULES} rules, {name}", us, "µs"))
     return figures
 
@@ -155,7 +156,7 @@ def many(folder: Path, tenants: int) -> list[Figure]:
     store = PolicyStore(folder, lambda _: heads_of(Idle()))
     loaded = time.perf_counter() - began
     memory = resident_mb() - before
-    first = [1000 * seconds(lambda name=name: store.get(name)) for name in names]  # type: ignore[misc]
+    first = [1000 * seconds(partial(store.get, name)) for name in names]
     used = resident_mb() - before
     warm = per_call_us(lambda: store.get(names[-1]))
     quiet = median(1000 * seconds(store.reload) for _ in range(5))

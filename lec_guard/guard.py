@@ -185,9 +185,7 @@ class Guard:
         Returns:
             One verdict a step, in order.
         """
-        flow = self._flow(steps, tenant)
-        asked = next(flow)
-        return _finish(flow, [self._asker.ask(one.detector, one.steps, one.keys, one.limit_s) for one in asked])
+        return self._run(self._flow(steps, tenant))
 
     def try_out(self, steps: Sequence[Step], policies: Sequence[InForce]) -> list[Verdict]:
         """Judge steps by policies that need not be in force, and tell no sink: for tests of policies, and to compare.
@@ -199,9 +197,7 @@ class Guard:
         Returns:
             One verdict a step, in order.
         """
-        flow = self._flow(steps, None, policies)
-        asked = next(flow)
-        return _finish(flow, [self._asker.ask(one.detector, one.steps, one.keys, one.limit_s) for one in asked])
+        return self._run(self._flow(steps, None, policies))
 
     def apply(self, step: Step, tenant: str | None = None) -> Outcome:
         """Judge a step and act on the verdict.
@@ -271,6 +267,11 @@ class Guard:
     async def aclose(self) -> None:
         """`close`, without blocking the event loop."""
         await asyncio.to_thread(self.close)
+
+    def _run(self, flow: _Flow) -> list[Verdict]:
+        """The sync driver."""
+        asked = next(flow)
+        return _finish(flow, [self._asker.ask(one.detector, one.steps, one.keys, one.limit_s) for one in asked])
 
     def _watched(self) -> Watcher:
         # The thread holds the guard weakly: a guard that nobody closes ends like one that somebody does.

@@ -8,10 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from lec_guard.errors import LecGuardError, PolicyError
-from lec_guard.policy.document import read_document
-from lec_guard.policy.folder import BUILTIN_NAME, FLOOR, MAIN, Listing, files_of, list_folder
-from lec_guard.policy.resolve import Source, follow
-from lec_guard.policy.schema import parse_policy
+from lec_guard.policy.folder import BUILTIN_NAME, FLOOR, Listing, files_of, list_folder
+from lec_guard.policy.resolve import Source, follow, read_source
 from lec_guard.policy.store import FindHeads, PolicyStore, make_ready
 
 
@@ -71,9 +69,7 @@ def _one_by_one(listing: Listing, heads: FindHeads) -> list[str]:
     for name, file in files_of(listing):
         tenant = listing.tenants.get(name.partition("/")[0])
         try:
-            document = read_document(file)
-            folder = tenant.folder if tenant else listing.root
-            sources[name] = Source(_own(name), parse_policy(document), document, folder)
+            sources[name] = read_source(_own(name), file, tenant.folder if tenant else listing.root)
         except PolicyError as error:
             sources[name] = None
             mistakes += str(error).splitlines()
@@ -99,11 +95,10 @@ def _own(name: str) -> str:
 def _find(listing: Listing, sources: Mapping[str, Source | None], name: str, wanted: str) -> Source | None:
     """A policy that another one means: its tenant's own, or a shared one."""
     tenant = name.partition("/")[0]
-    beside = listing.tenants[tenant].others if tenant in listing.tenants else {}
-    if tenant in listing.tenants and wanted in (tenant, MAIN):
-        key = tenant
-    elif wanted in beside:
-        key = f"{tenant}/{wanted}"
+    files = listing.tenants.get(tenant)
+    own = files.own(tenant, wanted) if files else None
+    if files and own is not None:
+        key = tenant if own == files.file else f"{tenant}/{wanted}"
     elif wanted in listing.shared:
         key = wanted
     else:

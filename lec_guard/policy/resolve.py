@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from lec_guard.errors import PolicyError
 from lec_guard.policy.calibration import Calibration, read_calibration
-from lec_guard.policy.document import Document, read_file
+from lec_guard.policy.document import Document, parse_document, read_file
 from lec_guard.policy.messages import Messages, in_order
 from lec_guard.policy.reach import check_url, inside
 from lec_guard.policy.schema import (
@@ -29,6 +29,7 @@ from lec_guard.policy.schema import (
     Rule,
     Webhook,
     nearest,
+    parse_policy,
 )
 from lec_guard.step import Mode, Stage
 
@@ -57,6 +58,25 @@ class Source:
     def where(self, *path: str | int) -> str:
         """File, line and column of a value."""
         return self.document.where(path)
+
+
+def read_source(name: str, file: Path, folder: Path, read: Callable[[Path], bytes] = read_file) -> Source:
+    """Read a policy file.
+
+    Args:
+        name: What other files call it.
+        file: The file.
+        folder: What its paths are relative to.
+        read: Gives the bytes of a file.
+
+    Returns:
+        What it says, and where.
+
+    Raises:
+        PolicyError: If it can't be read, or is no policy; every mistake is told.
+    """
+    document = parse_document(file, read(file))
+    return Source(name, parse_policy(document), document, folder)
 
 
 @dataclass(frozen=True, slots=True)

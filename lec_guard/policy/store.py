@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lec_guard.errors import LecGuardError, PolicyError
 from lec_guard.policy.compile import Compiled, Heads, compile_policy
-from lec_guard.policy.document import parse_document, read_file
+from lec_guard.policy.document import read_file
 from lec_guard.policy.folder import (
     BUILTIN,
     BUILTIN_NAME,
@@ -26,8 +26,8 @@ from lec_guard.policy.folder import (
     list_folder,
 )
 from lec_guard.policy.reach import inside
-from lec_guard.policy.resolve import DetectorRef, Source, follow, resolve
-from lec_guard.policy.schema import nearest, parse_policy
+from lec_guard.policy.resolve import DetectorRef, Source, follow, read_source, resolve
+from lec_guard.policy.schema import nearest
 
 EAGER = 100
 """So many tenants are read at load, so that a mistake is told then; of more, each is read at its first step."""
@@ -320,7 +320,7 @@ class PolicyStore:
             if file.is_file() and known.is_file() and known.samefile(file):
                 return self.named(name)
         with self._loading:
-            source, shared = _read(file.stem, file, file.parent), state.shared
+            source, shared = read_source(file.stem, file, file.parent), state.shared
 
             def find(name: str) -> Source | None:
                 return source if name == file.stem else shared.sources.get(name)
@@ -367,7 +367,9 @@ class PolicyStore:
         listing = list_folder(self.path)
         if listing.problems:
             raise PolicyError("\n".join(listing.problems))
-        shared = _gathered(listing, {name: _read(name, file, listing.root) for name, file in listing.shared.items()})
+        shared = _gathered(
+            listing, {name: read_source(name, file, listing.root) for name, file in listing.shared.items()}
+        )
         state = _State(listing, shared, self._default(listing, shared))
         names = set(listing.tenants) if len(listing.tenants) <= EAGER else {state.unknown} - {None, DEFAULT}
         # Each file's own mistake, so that nobody mends them one a run.
@@ -434,7 +436,7 @@ class PolicyStore:
             if name in listing.unclear:
                 continue
             try:
-                sources[name] = _read(name, file, listing.root)
+                sources[name] = read_source(name, file, listing.root)
             except PolicyError as error:
                 news.refuse(name, error, self._version(name, old))
         for name, source in old.shared.sources.items():
@@ -617,7 +619,7 @@ def _finder(tenant: str, files: Tenant, shared: _Shared, read: Callable[[Path], 
         file = files.own(tenant, name)
         if file is None:
             return shared.sources.get(name)
-        source = _parsed(name, file, read(file), files.folder)
+        source = read_source(name, file, files.folder, read)
         _check_is_no_default(source, "default.yaml")
         return source
 
@@ -636,15 +638,6 @@ def _check_is_no_default(source: Source, default: str) -> None:
 
 def _read_shared(shared: _Shared, file: Path) -> bytes:
     return shared.contents[file] if file in shared.contents else read_file(file)
-
-
-def _read(name: str, file: Path, folder: Path) -> Source:
-    return _parsed(name, file, read_file(file), folder)
-
-
-def _parsed(name: str, file: Path, content: bytes, folder: Path) -> Source:
-    document = parse_document(file, content)
-    return Source(name, parse_policy(document), document, folder)
 
 
 def _versions(policies: InForce) -> dict[str, str]:

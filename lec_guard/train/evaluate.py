@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import numpy as np
 from pydantic import Field
@@ -847,5 +847,4 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 def _stage(name: str) -> Stage:
     """A stage out of an array of strings; a step refuses what is none."""
-    stage: Stage = str(name)  # type: ignore[assignment]
-    return stage
+    return cast("Stage", str(name))

@@ -12,11 +12,10 @@ from lec_guard.errors import PolicyError, UnsupportedValueError
 from lec_guard.guard import heads_of
 from lec_guard.policy.calibration import Calibration
 from lec_guard.policy.compile import Compiled, Heads, compile_policy
-from lec_guard.policy.document import parse_document, read_file
-from lec_guard.policy.folder import MAIN, Tenant, check_name, list_folder
+from lec_guard.policy.folder import Tenant, check_name, list_folder
 from lec_guard.policy.reach import inside
-from lec_guard.policy.resolve import Source, follow, resolve
-from lec_guard.policy.schema import nearest, parse_policy
+from lec_guard.policy.resolve import Source, follow, read_source, resolve
+from lec_guard.policy.schema import nearest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +65,12 @@ def read_tenant(path: Path, tenant: str | None, detector: Detector) -> TenantPol
         name, files = tenant, listing.tenants[tenant]
     else:
         raise PolicyError(f"{path}: no tenant {tenant!r}{nearest(tenant, sorted(listing.tenants))}")
-    own = {name: files.file, MAIN: files.file, **files.others} if tenant is not None else {}
 
     def find(wanted: str) -> Source | None:
-        if wanted in own:
-            return _source(name if wanted == MAIN else wanted, own[wanted], files.folder)
-        return _source(wanted, listing.shared[wanted], listing.root) if wanted in listing.shared else None
+        own = None if tenant is None else files.own(name, wanted)
+        if own is not None:
+            return read_source(wanted, own, files.folder)
+        return read_source(wanted, listing.shared[wanted], listing.root) if wanted in listing.shared else None
 
     chain = follow(name, find, lambda: [*listing.shared, *files.others])
     default = find(listing.default)
@@ -98,11 +97,6 @@ def read_tenant(path: Path, tenant: str | None, detector: Detector) -> TenantPol
         is_named=said is not None,
         stale=stale,
     )
-
-
-def _source(name: str, file: Path, folder: Path) -> Source:
-    document = parse_document(file, read_file(file))
-    return Source(name, parse_policy(document), document, folder)
 
 
 def _bare(link: Source) -> Source:

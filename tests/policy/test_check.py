@@ -118,3 +118,13 @@ def test_files_that_are_no_policies_are_told(tmp_path):
 def test_no_folder_is_no_answer(tmp_path):
     with pytest.raises(PolicyError, match="no such policy file or folder"):
         check_policies(tmp_path / "nothing", lambda ref: HEADS)
+
+
+def test_a_shared_policy_may_be_called_as_the_main_one_of_a_folder_is(tmp_path):
+    files = {
+        "default.yaml": "mesage: No.\nrules:\n" + rule("one"),
+        "policy.yaml": "rules:\n" + rule("shared"),
+        "tenants/acme.yaml": "extends: policy\nrules:\n" + rule("two"),
+    }
+    [mistake] = check(tmp_path, files).mistakes
+    assert "mesage" in mistake
