@@ -36,7 +36,7 @@ format: .venv/ready
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lec-guard needs Python 3.11 or newer; try: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	@echo "== installing lec-guard and its tools, pinned by constraints.txt"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cli,embedded,langchain,onnx,policies,train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cli,embedded,langchain,onnx,otel,pii,policies,prometheus,train,dev]'
 	@touch $@
 
 clean:

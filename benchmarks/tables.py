@@ -1,7 +1,7 @@
 """Renders benchmarks/README.md from what the measurements found.
 
     python -m benchmarks.tables [REPORT.json ...]   # prints the page of these reports
-    python -m benchmarks.tables --write             # writes the page of benchmarks/results/*.json
+    python -m benchmarks.tables --write             # writes the page of those in benchmarks/results
 
 A report is what `lec-guard bench`, `python -m benchmarks.batcher` or `python -m benchmarks.policies` writes with --out.
 """
@@ -22,6 +22,8 @@ from lec_guard.errors import LecGuardError
 FOLDER = Path(__file__).parent
 PAGE = FOLDER / "README.md"
 RESULTS = FOLDER / "results"
+
+_ELSEWHERE = {"pii.json"}
 
 _INTRODUCTION = """# How fast it is
 
@@ -108,6 +110,11 @@ class PoliciesReport(_Figures):
     machine: _LoadedMachine
     tenants: int
     figures: tuple[_Figure, ...]
+
+
+def committed() -> list[Path]:
+    """The reports of this page; others in the same folder have pages of their own."""
+    return sorted(file for file in RESULTS.glob("*.json") if file.name not in _ELSEWHERE)
 
 
 def read(file: Path) -> Report | BatcherReport | PoliciesReport:
@@ -220,7 +227,7 @@ def main() -> None:
     parser.add_argument("reports", nargs="*", type=Path, help="JSON files; those in benchmarks/results if left out")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} beside this file instead of printing")
     args = parser.parse_args()
-    text = page(args.reports or sorted(RESULTS.glob("*.json")))
+    text = page(args.reports or committed())
     if args.write:
         PAGE.write_text(text, encoding="utf-8")
     else:

@@ -116,7 +116,7 @@ class Scores:
     Attributes:
         by_head: Head name -> label -> probability in 0..1. Only labels that a head can raise are
             listed; what is left is the probability of "nothing found".
-        spans: For each head, the part of the text that scored highest.
+        spans: For each head, the part of the text that scored highest; or, of a head that finds things, each of them.
         windows: How many windows the text was read in; 0 for a text without any token.
         context_read: Whether the step's context took part in the scores.
         unread: Why part of the text was not read, or None if all of it was.

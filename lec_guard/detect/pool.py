@@ -9,6 +9,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from lec_guard.detect.batcher import Batcher
+from lec_guard.detect.composite import CompositeDetector, layer_of
 from lec_guard.detect.detector import TOKEN_BUDGET, Detector, LayerDetector
 from lec_guard.errors import BundleError, DetectorError
 
@@ -107,9 +108,10 @@ class DetectorPool:
     def _load(self, wanted: _Wanted) -> Detector:
         base, folder = self._base, wanted.folder
         if not wanted.beside:
-            budget = base.budget if isinstance(base, LayerDetector) else TOKEN_BUDGET
-            detector = LayerDetector.load(folder, budget=budget, detector_id=wanted.detector_id)
-        elif isinstance(base, LayerDetector):
+            layer = layer_of(base)
+            budget = TOKEN_BUDGET if layer is None else layer.budget
+            detector: Detector = LayerDetector.load(folder, budget=budget, detector_id=wanted.detector_id)
+        elif isinstance(base, LayerDetector | CompositeDetector):
             detector = base.with_heads(folder, detector_id=wanted.detector_id)
         else:
             raise BundleError(

@@ -14,7 +14,7 @@ from benchmarks.tables import BatcherReport, PoliciesReport, markdown, page, rea
 from lec_guard.bench.report import Report
 from lec_guard.bench.tables import Table
 
-FILES = sorted(generator.RESULTS.glob("*.json"))
+FILES = generator.committed()
 
 
 def test_the_page_is_made_of_the_committed_reports() -> None:
