@@ -2,7 +2,9 @@
 
 from lec_guard.chain.runnable import GuardRunnable
 from lec_guard.detect.batcher import Batcher
+from lec_guard.detect.composite import CompositeDetector
 from lec_guard.detect.detector import Detector, LayerDetector
+from lec_guard.detect.pii import PiiDetector
 from lec_guard.errors import (
     BundleError,
     DetectorError,
@@ -10,6 +12,7 @@ from lec_guard.errors import (
     LecGuardError,
     OverloadError,
     PolicyError,
+    SinkError,
     TenantMismatch,
     UnsupportedValueError,
 )
@@ -29,6 +32,7 @@ __all__ = [
     "Batcher",
     "BundleError",
     "BypassEvent",
+    "CompositeDetector",
     "Detector",
     "DetectorError",
     "ErrorEvent",
@@ -43,10 +47,12 @@ __all__ = [
     "Origin",
     "Outcome",
     "OverloadError",
+    "PiiDetector",
     "PolicyError",
     "PolicyReloaded",
     "ReloadRefused",
     "Scores",
+    "SinkError",
     "Span",
     "Stage",
     "Step",

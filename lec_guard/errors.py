@@ -8,7 +8,8 @@ LecGuardError
 │   └── OverloadError       a detector had no time or room for steps; to ask again at once is no help
 ├── BundleError             a detector on disk is missing, altered or made for another extractor
 ├── UnsupportedValueError   a value that the guard can't read, and so will not let pass
-└── TenantMismatch          two sources name different tenants
+├── TenantMismatch          two sources name different tenants
+└── SinkError               a sink can't be made, or could not take an event
 ```
 
 All of them can be pickled, so that they survive process pools and Ray.
@@ -69,3 +70,7 @@ class UnsupportedValueError(LecGuardError):
 
 class TenantMismatch(LecGuardError):
     """Two sources (a view of the guard, the run's config) name different tenants."""
+
+
+class SinkError(LecGuardError):
+    """A sink can't be made, or could not take an event where a step must not pass untold."""

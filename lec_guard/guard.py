@@ -7,7 +7,6 @@ sync and the async methods only differ in how they wait for those, so the two ca
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from lec_guard.observe.events import (
     ReloadRefused,
     VerdictEvent,
 )
+from lec_guard.observe.sinks import OnSinkError, Sinks
 from lec_guard.policy.compile import Compiled, Heads
 from lec_guard.policy.decide import Decision, compose, decide
 from lec_guard.policy.resolve import DetectorRef, Policy
@@ -39,8 +39,6 @@ from lec_guard.step import Cause, Judgement, Outcome, Role, Scores, Step, Verdic
 
 Tenants = str | Sequence[str | None] | None
 """One tenant for all steps, or one a step; None is no tenant."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -80,6 +78,7 @@ class Guard:
         sinks: Where events go.
         watch: Whether policies are reloaded when their files change.
         own_detectors: Tenants' own detectors that are kept in memory; see `from_policies`.
+        on_sink_error: What follows where a sink fails; see `from_policies`.
 
     Raises:
         PolicyError: If a policy is wrong or reads what the detector does not give.
@@ -93,11 +92,12 @@ class Guard:
         sinks: Iterable[EventSink] = (),
         watch: bool = False,
         own_detectors: int = 8,
+        on_sink_error: OnSinkError = "warn",
     ) -> None:
         if watch and path is None:
             raise PolicyError("watch=True: the packaged policy does not change; give a folder of policies")
         self._detector = detector
-        self._sinks = tuple(sinks)
+        self._sinks = Sinks(sinks, on_sink_error)
         self._pool = DetectorPool(detector, most=own_detectors)
         self._asker = Asker()
         self._policies = PolicyStore(path, self._heads)
@@ -112,6 +112,7 @@ class Guard:
         sinks: Iterable[EventSink] = (),
         watch: bool = False,
         own_detectors: int = 8,
+        on_sink_error: OnSinkError = "warn",
     ) -> Guard:
         """Make a guard from policy files and a detector.
 
@@ -125,6 +126,8 @@ class Guard:
             own_detectors: Tenants' own detectors that are kept in memory; of more, the one that was used longest ago is
                 loaded again when it is needed. Heads beside the guard's own detector take kilobytes, whole bundles
                 their weights.
+            on_sink_error: `warn`: a sink that fails is told and changes nothing. `block`: no step passes that a sink
+                was not told of; a `SinkError` is raised.
 
         Returns:
             A guard that is ready to judge.
@@ -134,7 +137,7 @@ class Guard:
             BundleError: If the detector can't be loaded.
         """
         loaded = LayerDetector.load(detector) if detector is None or isinstance(detector, str | Path) else detector
-        return cls(path, loaded, sinks=sinks, watch=watch, own_detectors=own_detectors)
+        return cls(path, loaded, sinks=sinks, watch=watch, own_detectors=own_detectors, on_sink_error=on_sink_error)
 
     def policy(self, tenant: str | None) -> Policy:
         """The policy that applies to a tenant.
@@ -250,16 +253,16 @@ class Guard:
         """Take what changed in the files of the policies; see `PolicyStore.reload`. Sinks are told both ways."""
         changes = self._policies.reload()
         for new in changes.renewed:
-            self._emit(PolicyReloaded(policy=new.name, version=new.version, before=new.before))
+            self._sinks.emit(PolicyReloaded(policy=new.name, version=new.version, before=new.before))
         for old in changes.refused:
-            self._emit(ReloadRefused(policy=old.name, reason=old.reason, version=old.version))
+            self._sinks.emit(ReloadRefused(policy=old.name, reason=old.reason, version=old.version))
 
     def close(self) -> None:
         """Close the detector and the sinks that have a `close` of their own; the guard is of no use after."""
         if self._watcher is not None:
             self._watcher.close()
         self._asker.close()
-        for part in (self._pool, self._detector, *self._sinks):
+        for part in (self._pool, self._detector, self._sinks):
             close = getattr(part, "close", None)
             if close is not None:
                 close()
@@ -312,16 +315,8 @@ class Guard:
     def _own(self, ref: DetectorRef | None) -> Detector:
         return self._detector if ref is None else self._pool.get(ref.folder, ref.id, beside=ref.beside)
 
-    def _emit(self, event: PolicyReloaded | ReloadRefused) -> None:
-        """Tell of policies, on whatever thread: no step waits for that, and no sink keeps another from hearing it."""
-        for sink in self._sinks:
-            try:
-                sink.emit(event)
-            except Exception:  # noqa: BLE001 - told, and the next sink hears it
-                _log.exception("a sink failed to take %s", type(event).__name__)
-
     def _not_watched(self, reason: str) -> None:
-        self._emit(ReloadRefused(policy=str(self._policies.path), reason=reason, version=None))
+        self._sinks.emit(ReloadRefused(policy=str(self._policies.path), reason=reason, version=None))
 
     def _flow(self, steps: Sequence[Step], tenant: Tenants, trial: Sequence[InForce] | None = None) -> _Flow:
         """Everything between a step and its verdict, apart from how the answers are got; of a trial nobody is told."""
@@ -354,8 +349,8 @@ class Guard:
         verdicts = [one.verdict(name, ms) for one, name in zip(judged, tenants, strict=True)]
         for judgement, verdict in zip(judged, verdicts, strict=True):
             for event in judgement.events(verdict):
-                for sink in self._sinks if trial is None else ():
-                    sink.emit(event)
+                if trial is None:
+                    self._sinks.emit(event)
         return verdicts
 
 

@@ -179,6 +179,28 @@ def test_calibrating_goes_as_the_page_says(
     assert {one.stage for one in own if one.own} == {"input"}
 
 
+@pytest.mark.parametrize("name", ["observe.md", "pii.md"])
+def test_what_these_pages_show_runs(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, embedded: LayerDetector
+) -> None:
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(LayerDetector, "load", lambda source=None: embedded)
+    monkeypatch.setenv("AUDIT_KEY", "")  # The page sets it; so it is put back.
+    (tmp_path / "policies").symlink_to(ROOT / "policies")
+    names: dict[str, Any] = {}
+    for language, text in _snippets(page):
+        if language == "python":
+            exec(compile(text, name, "exec"), names)
+        elif language == "yaml":
+            file = tmp_path / "policy.yaml"
+            file.write_text(text, encoding="utf-8")
+            PolicyStore(file, lambda _: heads_of(names["guard"]._detector))
+        else:
+            for command in text.splitlines():
+                assert CliRunner().invoke(app, shlex.split(command)[1:]).exit_code == 0
+
+
 def test_every_key_of_a_policy_is_on_the_page() -> None:
     page = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")
     assert f"-->\n{key_tables()}\n<!-- end of keys -->" in page

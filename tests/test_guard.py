@@ -27,6 +27,7 @@ from lec_guard import (
     Outcome,
     PolicyError,
     Scores,
+    SinkError,
     Span,
     Step,
     Verdict,
@@ -375,16 +376,23 @@ def test_every_sink_gets_one_event_a_step_in_order(policies, keywords, method):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("error", [OSError("disk full"), StopIteration()])
-def test_a_sink_that_fails_stops_the_step_from_passing(policies, keywords, method, error):
+def test_a_sink_that_fails_is_told_and_stops_a_step_only_where_that_is_wanted(
+    policies, keywords, method, error, caplog
+):
     class Full:
         def emit(self, event):
             raise error
 
-    guard = Guard.from_policies(policies, detector=keywords, sinks=[Full()])
-    # Python turns a StopIteration that leaves a generator into a RuntimeError.
-    with pytest.raises((OSError, RuntimeError)) as caught:
-        call(guard, method, [HELLO], [None])
-    assert error in (caught.value, caught.value.__cause__)
+    recorder = Recorder()
+    guard = Guard.from_policies(policies, detector=keywords, sinks=[Full(), recorder])
+    (given,) = call(guard, method, [HELLO], [None])
+    assert getattr(given, "verdict", given).action == "allow"
+    assert "the sink Full could not take VerdictEvent" in caplog.text
+    assert len(recorder.events) == 1
+    strict = Guard.from_policies(policies, detector=keywords, sinks=[Full()], on_sink_error="block")
+    with pytest.raises(SinkError) as caught:
+        call(strict, method, [HELLO], [None])
+    assert caught.value.__cause__ is error
 
 
 def test_events_and_verdicts_hold_no_text(policies, keywords):

@@ -27,6 +27,7 @@ from lec_guard import (
     VerdictEvent,
 )
 from lec_guard.detect.asking import Answer
+from lec_guard.observe.sinks import Sinks
 from tests.conftest import write_policies
 from tests.test_guard import METHODS, Recorder, call, timeless
 
@@ -628,11 +629,11 @@ def test_a_sink_that_fails_to_take_a_reload_keeps_no_other_from_it(make, caplog)
         def emit(self, event: Event) -> None:
             raise OSError("disk full")
 
-    guard._sinks = (Full(), *guard._sinks)
+    guard._sinks = Sinks([Full(), guard._sinks])
     (guard.policies.path / "tenants" / "t.yaml").write_text(STRICT, encoding="utf-8")
     guard.reload()
     assert kinds(guard.told) == [PolicyReloaded]
-    assert "a sink failed to take PolicyReloaded" in caplog.text
+    assert "the sink Full could not take PolicyReloaded" in caplog.text
 
 
 # --- what takes long

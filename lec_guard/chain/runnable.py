@@ -23,6 +23,7 @@ from lec_guard.detect.detector import Detector
 from lec_guard.errors import GuardBlocked, LecGuardError, TenantMismatch
 from lec_guard.guard import Guard
 from lec_guard.observe.events import EventSink
+from lec_guard.observe.sinks import OnSinkError
 from lec_guard.step import Outcome, Stage, Step, Verdict, severest
 
 VERDICT_EVENT = "lec_guard.verdict"
@@ -108,6 +109,7 @@ class GuardRunnable(BatchRunnable):
         detector: Detector | str | Path | None = None,
         sinks: Iterable[EventSink] = (),
         watch: bool = False,
+        on_sink_error: OnSinkError = "warn",
         tenant_key: str = "tenant",
         locale_key: str = "locale",
         resolver: TenantResolver | None = None,
@@ -120,6 +122,7 @@ class GuardRunnable(BatchRunnable):
             detector: A bundle's folder, a detector, or None for the embedded one.
             sinks: Where events go.
             watch: Whether policies are reloaded when their files change.
+            on_sink_error: What follows where a sink fails; see `Guard.from_policies`.
             tenant_key: The key of `configurable` that names the tenant.
             locale_key: The key of `configurable` that names the language of refusals.
             resolver: The operator's own way from a run's config to its tenant.
@@ -131,7 +134,7 @@ class GuardRunnable(BatchRunnable):
             PolicyError: If a policy is wrong or reads what the detector does not give.
             BundleError: If the detector can't be loaded.
         """
-        guard = Guard.from_policies(path, detector=detector, sinks=sinks, watch=watch)
+        guard = Guard.from_policies(path, detector=detector, sinks=sinks, watch=watch, on_sink_error=on_sink_error)
         return cls(guard, tenant_key=tenant_key, locale_key=locale_key, resolver=resolver)
 
     @property

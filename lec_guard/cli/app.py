@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from lec_guard.cli.audit import verify
 from lec_guard.cli.bench import bench
 from lec_guard.cli.bundle import export_bundle, pull_bundle
 from lec_guard.cli.calibrate import calibrate
@@ -40,3 +41,6 @@ bundle_app = typer.Typer(no_args_is_help=True, help="Detectors on disk.")
 bundle_app.command("pull")(pull_bundle)
 bundle_app.command("export")(export_bundle)
 app.add_typer(bundle_app, name="bundle")
+audit_app = typer.Typer(no_args_is_help=True, help="Audit logs.")
+audit_app.command("verify")(verify)
+app.add_typer(audit_app, name="audit")

@@ -83,8 +83,8 @@ Event = VerdictEvent | ErrorEvent | BypassEvent | PolicyReloaded | ReloadRefused
 class EventSink(Protocol):
     """Where events go.
 
-    Those of a step come on the thread of the caller, where an exception stops the step from passing; those of policies
-    may come on another one, where an exception is logged.
+    Those of a step come on the thread of the caller, those of policies maybe on another one. A sink that raises is told
+    of, and changes no verdict unless the guard was made with `on_sink_error="block"`.
     """
 
     def emit(self, event: Event) -> None:

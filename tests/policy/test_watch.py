@@ -228,7 +228,7 @@ def test_a_sink_that_fails_keeps_neither_the_change_nor_the_next_sink_from_it(fo
         (folder / "default.yaml").write_text(RULE % action)
         until(lambda action=action: one.action() == action)
     until(lambda: len(one.told(PolicyReloaded)) >= 2)
-    assert "a sink failed to take PolicyReloaded" in caplog.text
+    assert "the sink Full could not take PolicyReloaded" in caplog.text
 
 
 def test_what_fails_once_does_not_end_the_watch(folder, caplog):
