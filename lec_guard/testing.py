@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +14,10 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable
 from pydantic import Field
 
-from lec_guard.step import Scores, Step
+from lec_guard.step import Scores, Span, Step
+
+MOST_FOUND = 1000
+"""Spans that a `KeywordDetector` gives of one text at most."""
 
 
 class ScriptedChatModel(BaseChatModel):
@@ -83,7 +88,7 @@ class ScriptedChatModel(BaseChatModel):
 
 
 class KeywordDetector:
-    """A detector that scores by substrings: 1.0 where a text holds one, else 0.0.
+    """A detector that scores by substrings: 1.0 where a text holds one, else 0.0. Each of them is a span.
 
     Args:
         heads: Head -> label -> the words (in lower case) that raise it.
@@ -117,7 +122,8 @@ class KeywordDetector:
             keys: Whose each step is.
 
         Returns:
-            One `Scores` a step, in order.
+            One `Scores` a step, in order. Their spans are the words that are found, head by head, label by label and
+            word by word, each in the order of the text; `MOST_FOUND` of them at most.
         """
         self.seen.extend(steps)
         return [
@@ -129,8 +135,20 @@ class KeywordDetector:
                     }
                     for head, labels in self._heads.items()
                 },
+                spans=tuple(itertools.islice(self._found(step.text), MOST_FOUND)),
                 detector_id=self.detector_id,
                 backend="python",
             )
             for step in steps
         ]
+
+    def _found(self, text: str) -> Iterator[Span]:
+        lower = text.lower()
+        # Where each character of the lower case comes from: it may have more of them.
+        origin = range(len(text)) if len(lower) == len(text) else [at for at, c in enumerate(text) for _ in c.lower()]
+        for head, labels in self._heads.items():
+            for label, words in labels.items():
+                for word in filter(None, words):
+                    for found in re.finditer(re.escape(word), lower):
+                        start, end = origin[found.start()], origin[found.end() - 1] + 1
+                        yield Span(start=start, end=end, head=head, label=label, score=1.0)

@@ -126,7 +126,7 @@ def test_a_record_has_exactly_the_keys_that_users_hold(cli):
         "action": "block",
         "rule": "injection",
         "scores": {"injection": {"injection": 1.0}, "safety": {"unsafe": 0.0, "rude": 0.0}},
-        "spans": [],
+        "spans": [{"start": 3, "end": 9, "head": "injection", "label": "injection", "score": 1.0}],
         "stage": "input",
         "tenant": "acme",
         "policy": "acme",

@@ -13,11 +13,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Self
 
-from lec_guard.detect.detector import Detector, Measured
+from lec_guard.detect.detector import Detector, Heated, Measured, found_in
 from lec_guard.detect.heads import HeadSpec
 from lec_guard.detect.submitting import checked, failed, in_order, submitted
 from lec_guard.errors import DetectorError, LecGuardError, OverloadError
-from lec_guard.step import Scores, Step
+from lec_guard.step import Scores, Span, Step
 
 MAX_STEPS = 64
 """Steps that go to the detector at once by default."""
@@ -49,7 +49,7 @@ class Batcher:
     its thread behind, so make it in the process that uses it.
 
     Args:
-        detector: What scores the steps; only the worker calls it.
+        detector: What scores the steps; only the worker has it do so.
         max_steps: Steps that go to it at once.
         max_waiting: Steps that may wait; a call with which there would be more is refused.
         timeout_s: Seconds within which a call must begin; None for no such limit.
@@ -147,6 +147,25 @@ class Batcher:
                 for future in as_completed(futures):  # Begun just now, or found to be late by the worker.
                     future.result()
             return in_order(futures)
+
+    def heat(self, step: Step) -> list[Span]:
+        """How high each part of a text scores; of a detector that does not tell, what it finds.
+
+        A person waits for it, and nobody else: it is done at once, in the thread that asks.
+
+        Args:
+            step: The step.
+
+        Returns:
+            The parts in the order of the text; they may overlap.
+
+        Raises:
+            DetectorError: If part of the step can't be read, or the detector failed; an OverloadError as in `score`.
+        """
+        if isinstance(self._detector, Heated):
+            return self._detector.heat(step)
+        (scores,) = self.score([step])
+        return found_in(scores)
 
     def submit(
         self, steps: Sequence[Step], *, key: Hashable = None, timeout_s: float | None = None

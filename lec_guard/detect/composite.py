@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 from lec_guard.detect.batcher import Batcher
-from lec_guard.detect.detector import Detector, LayerDetector, Measured
+from lec_guard.detect.detector import Detector, LayerDetector, Measured, heat_of, in_text_order
 from lec_guard.detect.heads import HeadSpec
 from lec_guard.detect.submitting import checked
 from lec_guard.errors import BundleError, DetectorError
@@ -85,6 +85,20 @@ class CompositeDetector:
         """
         given = [checked(one.score(steps, keys=keys), len(steps)) for one in self._detectors]
         return [_together(parts) for parts in zip(*given, strict=True)]
+
+    def heat(self, step: Step) -> list[Span]:
+        """How high each part of a text scores, as far as the detectors tell; of the others, what they find.
+
+        Args:
+            step: The step.
+
+        Returns:
+            The parts of all detectors in the order of the text; they may overlap.
+
+        Raises:
+            DetectorError: If one of them can't read part of the step, or fails.
+        """
+        return in_text_order(span for one in self._detectors for span in heat_of(one, step))
 
     def with_heads(self, bundle_folder: str | Path, *, detector_id: str | None = None) -> CompositeDetector:
         """The heads of a bundle beside those of the first detector that takes any; the others are shared.

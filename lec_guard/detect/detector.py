@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from lec_guard.detect.bundle import EMBEDDED, Bundle, MeetingPairs, OnnxBase, PrefixPairs, read_bundle
 from lec_guard.detect.extractor import Extractor
-from lec_guard.detect.heads import Aggregate, HeadSpec, HeadStack, Highest, Matrix
+from lec_guard.detect.heads import Aggregate, HeadSpec, HeadStack, Matrix, Scored
 from lec_guard.detect.pairs import (
     CONTEXT_BYTES,
     Context,
@@ -21,8 +22,9 @@ from lec_guard.detect.pairs import (
     PairReader,
     UnreadContextError,
 )
+from lec_guard.detect.submitting import checked
 from lec_guard.detect.windows import Window
-from lec_guard.errors import BundleError
+from lec_guard.errors import BundleError, DetectorError
 from lec_guard.step import Scores, Span, Step
 
 BackendName = Literal["torch-fp32", "torch-bf16", "onnx-fp32", "onnx-int8", "auto"]
@@ -35,6 +37,19 @@ READING = "reading"
 
 UNKNOWN_TOKENS = "unknown_tokens"
 """Its label: the share of a text's tokens that stand for something unknown."""
+
+SPAN_SHARE = 0.5
+"""What a window has to score to be a span beside its head's highest, as a share of that one's score: two attacks in
+one text need not score alike, but of what is half as likely the highest is no hint any more."""
+
+MOST_SPANS = 16
+"""Spans of a head at most: verdicts, events and log lines hold them."""
+
+_COVERED = 0.5
+"""A window is no span where a better one holds more than this share of its characters. Neighbouring windows of a long
+sentence share half of their tokens."""
+
+_UNREADABLE = "the text has characters but no token that the model can read"
 
 _POOL = 1024
 """Windows, of however many texts, that wait for the model together: it bounds memory."""
@@ -73,6 +88,73 @@ class Measured(Protocol):
     def heads(self) -> tuple[HeadSpec, ...]:
         """What its fitted heads are; none where it does not know."""
         ...
+
+
+@runtime_checkable
+class Heated(Protocol):
+    """What a detector can do that tells of every part of a text how high it scores."""
+
+    def heat(self, step: Step) -> list[Span]:
+        """How high each part of a text scores, for a person who looks at it: no threshold, no limit.
+
+        Args:
+            step: The step.
+
+        Returns:
+            The parts in the order of the text; they may overlap.
+
+        Raises:
+            DetectorError: If part of the step can't be read.
+        """
+        ...
+
+
+def heat_of(detector: Detector, step: Step) -> list[Span]:
+    """How high each part of a text scores; of a detector that does not tell, what it finds.
+
+    Args:
+        detector: Any detector.
+        step: The step.
+
+    Returns:
+        The parts in the order of the text; they may overlap.
+
+    Raises:
+        DetectorError: If part of the step can't be read, or the detector gives no scores.
+    """
+    if isinstance(detector, Heated):
+        return detector.heat(step)
+    (scores,) = checked(detector.score([step]), 1)
+    return found_in(scores)
+
+
+def found_in(scores: Scores) -> list[Span]:
+    """What a detector found.
+
+    Args:
+        scores: What it says of a step.
+
+    Returns:
+        Its spans in the order of the text.
+
+    Raises:
+        DetectorError: If part of the step was not read.
+    """
+    if scores.unread is not None:
+        raise DetectorError(scores.unread)
+    return in_text_order(scores.spans)
+
+
+def in_text_order(spans: Iterable[Span]) -> list[Span]:
+    """Sort spans by where they begin, then by where they end; those of one place stay as they are.
+
+    Args:
+        spans: The spans.
+
+    Returns:
+        The same.
+    """
+    return sorted(spans, key=lambda span: (span.start, span.end))
 
 
 class LayerDetector:
@@ -276,15 +358,69 @@ class LayerDetector:
             ValueError: If there are not as many keys as steps.
         """
         pairs = [
-            _Pair(step.text, step.context, key)
-            if self._pairs and step.context and not step.context.isspace()
-            else _Pair(step.text, None, None)
+            _Pair(step.text, step.context, key) if self._reads_context(step) else _Pair(step.text, None, None)
             for step, key in zip(steps, [None] * len(steps) if keys is None else keys, strict=True)
         ]
         scores: dict[_Pair, Scores] = {}
         for group in _groups(dict.fromkeys(pairs)):
             scores |= self._score(group)
         return [scores[pair] for pair in pairs]
+
+    def heat(self, step: Step) -> list[Span]:
+        """How high each window of a text scores, for a person who looks at it.
+
+        Nothing is left out, so the answer grows with the text. The context, where one is read, is not kept.
+
+        Args:
+            step: The step.
+
+        Returns:
+            A span for every window and fitted head, with the label that is highest there, in the order of the text.
+            Of windows at the same place, of the text as it is and as it is meant, the worse counts.
+
+        Raises:
+            DetectorError: If text or context can't be read whole.
+        """
+        pairs = self._pairs if self._reads_context(step) else None
+        context: Context | None = None
+        if pairs is not None:
+            try:
+                context = pairs.reader.read(step.context or "")
+            except UnreadContextError as error:
+                raise DetectorError(str(error)) from None
+        if self._over_budget(step.text):
+            raise DetectorError(self._too_long)
+        found: dict[tuple[int, int, str], Span] = {}
+        windows = self._extractor.windower.windows(step.text)
+        while some := list(itertools.islice(windows, _POOL)):
+            by_head: dict[str, Matrix] = {}
+            features = np.zeros((len(some), self._extractor.backend.width), np.float32)
+            if pairs is None or self._both:
+                features = self._extractor.features(some)
+                by_head |= self._heads.window_scores(self._heads.logits(features))
+            if pairs is not None:
+                together = pairs.reader.features(some, features, context)
+                by_head |= pairs.heads.window_scores(pairs.heads.logits(together))
+            for head, scores in by_head.items():
+                names = self.labels[head]
+                for window, at, score in zip(some, scores.argmax(axis=1), scores.max(axis=1).tolist(), strict=True):
+                    start, end = window.span
+                    known = found.get((start, end, head))
+                    if known is None or score > known.score:
+                        found[start, end, head] = Span(start=start, end=end, head=head, label=names[at], score=score)
+        if not found and step.text and not step.text.isspace():
+            raise DetectorError(_UNREADABLE)
+        return in_text_order(found.values())
+
+    def _reads_context(self, step: Step) -> bool:
+        return self._pairs is not None and bool(step.context) and not str(step.context).isspace()
+
+    def _over_budget(self, text: str) -> bool:
+        return self._budget is not None and self._extractor.windower.too_long(text, self._budget)
+
+    @property
+    def _too_long(self) -> str:
+        return f"the text has more than {self._budget} tokens, the budget of a step"
 
     def _score(self, pairs: Sequence[_Pair]) -> dict[_Pair, Scores]:
         contexts = self._contexts(pairs)
@@ -302,9 +438,8 @@ class LayerDetector:
         for content, text in texts.items():
             if text.alone is None and not text.paired:  # None of its contexts can be read.
                 continue
-            if self._budget is not None and self._extractor.windower.too_long(content, self._budget):
-                why = f"the text has more than {self._budget} tokens, the budget of a step"
-                text.unread = _Unread(why, over_budget=True)
+            if self._over_budget(content):
+                text.unread = _Unread(self._too_long, over_budget=True)
                 continue
             for window in self._extractor.windower.windows(content):
                 pool.append((text, window))
@@ -360,7 +495,7 @@ class LayerDetector:
 
     def _scores(self, pair: _Pair, text: _Text, context: Context | _Unread | None) -> Scores:
         by_head: dict[str, dict[str, float]] = {}
-        spans: dict[str, Span] = {}
+        spans: dict[str, list[Span]] = {}
         unread = context if isinstance(context, _Unread) else text.unread
         context_read = False
         if unread is None and text.windows:
@@ -370,15 +505,15 @@ class LayerDetector:
             for reading in (text.alone, paired):
                 if reading is not None:
                     by_head |= reading.scores()
-                    spans |= {span.head: span for span in reading.spans()}
+                    spans |= reading.spans()
             by_head[READING] = {UNKNOWN_TOKENS: text.unknown_share(self._extractor.windower.special)}
         elif unread is None and pair.text and not pair.text.isspace():
-            unread = _Unread("the text has characters but no token that the model can read")
+            unread = _Unread(_UNREADABLE)
         elif unread is None:
             by_head = {name: dict.fromkeys(labels, 0.0) for name, labels in self.labels.items()}
         return Scores(
             by_head=by_head,
-            spans=tuple(spans.values()),
+            spans=tuple(itertools.chain.from_iterable(spans.values())),
             windows=text.windows if unread is None else 0,
             context_read=context_read,
             unread=None if unread is None else unread.why,
@@ -484,13 +619,35 @@ class _Reading:
             for name, labels in self._heads.labels.items()
         }
 
-    def spans(self) -> Iterator[Span]:
-        """Each head's highest window."""
-        best: dict[str, Highest] = {}
+    def spans(self) -> dict[str, list[Span]]:
+        """Of each head its highest window, then the others that score, of both views."""
+        best: dict[str, Scored] = {}
         for view in self._views.values():
             for top in view.highest():
                 if top.head not in best or top.score > best[top.head].score:
                     best[top.head] = top
-        for top in best.values():
-            start, end = top.mark
-            yield Span(start=start, end=end, head=top.head, label=top.label, score=top.score)
+        others: dict[str, list[Scored]] = {head: [] for head in best}
+        if sum(view.windows for view in self._views.values()) > 1:
+            for view in self._views.values():
+                for head, high in view.high().items():
+                    others[head] += high
+        return {head: _apart(top, others[head]) for head, top in best.items()}
+
+
+def _apart(top: Scored, others: Iterable[Scored]) -> list[Span]:
+    """A head's highest window and, best first, those that score beside it, at other places."""
+    least = SPAN_SHARE * top.score
+    told = [top]
+    # In plain Python, because this is done for a handful of windows, and NumPy would take longer to begin.
+    for one in sorted((one for one in others if one.score >= least), key=lambda one: -one.score):
+        start, end = one.mark
+        most = _COVERED * (end - start)
+        for better in told:
+            first, last = better.mark
+            if (last if last < end else end) - (first if first > start else start) > most:
+                break
+        else:
+            told.append(one)
+            if len(told) == MOST_SPANS:
+                break
+    return [Span(start=one.mark[0], end=one.mark[1], head=one.head, label=one.label, score=one.score) for one in told]

@@ -9,8 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,16 @@ from lec_guard.errors import BundleError
 from lec_guard.step import Stage
 
 Matrix = npt.NDArray[np.float32]
+
+LEAST_SCORE = 0.05
+"""A window that scores less is told of only where it is its head's highest: half of the harmless inputs score as high
+with the embedded injection head, so that it says nothing of a place."""
+
+MOST_KEPT = 64
+"""Windows that a text keeps of each head: it bounds memory. It is several times what a detector tells of
+(`lec_guard.detect.detector.MOST_SPANS`), because windows overlap, and of those at one place only the best is told."""
+
+_LEAST_ALARM = math.log(LEAST_SCORE / (1.0 - LEAST_SCORE))
 
 _Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -292,16 +301,22 @@ class Aggregate:
         # The window with that alarm.
         self._row = np.zeros(columns)
         self._marks: list[Any] = [None] * heads
+        # Of each head: the windows that score, by mark, best first. Many are made, so they are no dataclasses.
+        self._high: list[dict[Any, Scored]] = [{} for _ in layout.specs]
 
     def add(self, logits: Matrix, marks: Sequence[Any]) -> None:
         """Add windows.
 
         Args:
             logits: `[windows, columns]`.
-            marks: What each window is to the caller; `highest` gives one back.
+            marks: What each window is to the caller; `highest` and `high` give some back. Windows with equal marks
+                are one place, where the best counts.
         """
         if not len(logits):
             return
+        if self.windows == 1:
+            # While it was the only one, it was the highest, and that was all there was to keep.
+            self._keep(self._row[None].astype(np.float32), self._top[None], self._marks[:1])
         self.windows += len(logits)
         head_of, temperature = self._layout.head_of, self._layout.temperature
         wide = logits.astype(np.float64)
@@ -320,6 +335,33 @@ class Aggregate:
             own = self._layout.columns[head]
             self._row[own] = wide[at[head], own]
             self._marks[head] = marks[at[head]]
+        # A text of one window has no other to tell of.
+        if self.windows > 1:
+            self._keep(logits, alarm, marks)
+
+    def _keep(self, logits: Matrix, alarm: npt.NDArray[np.float64], marks: Sequence[Any]) -> None:
+        """Keep the windows that score; `alarm` is `[windows, heads]`."""
+        # No label of a window is likelier than that it holds something, so that most need no closer look.
+        rows = np.flatnonzero((alarm >= _LEAST_ALARM).any(axis=1))
+        if not len(rows):
+            return
+        of_labels = self._layout.probabilities(logits[rows]).values()
+        scores = np.stack([own.max(axis=1) for own in of_labels])
+        labels = np.stack([own.argmax(axis=1) for own in of_labels])
+        order = np.argsort(-scores, axis=1, kind="stable")
+        for head, (spec, high) in enumerate(zip(self._layout.specs, self._high, strict=True)):
+            least = next(reversed(high.values())).score if len(high) == MOST_KEPT else 0.0
+            some = order[head]
+            own = scores[head, some]
+            some = some[(own >= LEAST_SCORE) & (own > least)]
+            new: dict[Any, Scored] = {}
+            found = rows[some].tolist(), labels[head, some].tolist(), scores[head, some].tolist()
+            for row, label, score in zip(*found, strict=True):
+                if marks[row] not in new:
+                    new[marks[row]] = Scored(spec.name, spec.labels[label], score, marks[row])
+                    if len(new) == MOST_KEPT:
+                        break
+            self._high[head] = _merged(high, new) if high else new
 
     def scores(self) -> dict[str, Matrix]:
         """Probabilities of the text; at least one window must have been added.
@@ -344,7 +386,7 @@ class Aggregate:
                 mean[own.start] = total[head]
         return {name: of_text[0] for name, of_text in layout.probabilities(mean[None].astype(np.float32)).items()}
 
-    def highest(self) -> Iterator[Highest]:
+    def highest(self) -> Iterator[Scored]:
         """Each head's highest window; at least one window must have been added.
 
         Yields:
@@ -354,12 +396,19 @@ class Aggregate:
         for spec, mark in zip(self._layout.specs, self._marks, strict=True):
             scores = probabilities[spec.name][0]
             label = int(scores.argmax())
-            yield Highest(spec.name, spec.labels[label], float(scores[label]), mark)
+            yield Scored(spec.name, spec.labels[label], float(scores[label]), mark)
+
+    def high(self) -> dict[str, list[Scored]]:
+        """The windows that score `LEAST_SCORE` or more, the highest among them; the best `MOST_KEPT` of a head.
+
+        Returns:
+            Head name -> its windows, best first, and the first of equals; of those with equal marks the best.
+        """
+        return {spec.name: list(high.values()) for spec, high in zip(self._layout.specs, self._high, strict=True)}
 
 
-@dataclass(frozen=True, slots=True)
-class Highest:
-    """The window of which a head is surest.
+class Scored(NamedTuple):
+    """What a head says of a window.
 
     Attributes:
         head: The head.
@@ -372,6 +421,14 @@ class Highest:
     label: str
     score: float
     mark: Any
+
+
+def _merged(high: dict[Any, Scored], new: dict[Any, Scored]) -> dict[Any, Scored]:
+    """The best of both, by mark; of equals the first."""
+    merged: dict[Any, Scored] = {}
+    for one in sorted([*high.values(), *new.values()], key=lambda one: -one.score):
+        merged.setdefault(one.mark, one)
+    return dict(itertools.islice(merged.items(), MOST_KEPT))
 
 
 class _Layout:

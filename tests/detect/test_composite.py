@@ -11,7 +11,7 @@ from lec_guard import Batcher, DetectorError, LayerDetector, Scores, Span, Step
 from lec_guard.detect.asking import Asker
 from lec_guard.detect.bundle import read_bundle
 from lec_guard.detect.composite import CompositeDetector, layer_of
-from lec_guard.detect.detector import Measured
+from lec_guard.detect.detector import Heated, Measured, heat_of
 from lec_guard.detect.heads import HeadSpec
 from lec_guard.detect.pool import DetectorPool
 from lec_guard.errors import BundleError
@@ -96,6 +96,35 @@ def test_each_is_asked_once_for_all_steps_and_told_whose_they_are():
 def test_what_one_did_not_read_is_unread(first, second, unread, over_budget):
     (scores,) = CompositeDetector(Fake("a", **first), Fake("b", **second)).score(steps("text"))
     assert (scores.unread, scores.over_budget) == (unread, over_budget)
+
+
+def test_heat_of_all_is_in_the_order_of_the_text(detector: LayerDetector):
+    late, early = (Span(start=at, end=at + 4, head="a", label="x", score=0.5) for at in (9, 0))
+    (step,) = steps("the rules, the rules. what is the weather?")
+    alone = detector.heat(step)
+    assert len({span.start for span in alone}) > 1
+    finding = Fake("a", spans=(late, early))
+    for composite in (
+        CompositeDetector(finding, detector),
+        CompositeDetector(CompositeDetector(finding), CompositeDetector(detector)),
+        CompositeDetector(Batcher(finding), Batcher(detector)),
+        Batcher(CompositeDetector(finding, detector)),
+    ):
+        assert isinstance(composite, Heated)
+        found = composite.heat(step)
+        assert found == heat_of(composite, step)
+        assert [one for one in found if one.head == "a"] == [early, late] == heat_of(finding, step)
+        assert [one for one in found if one.head != "a"] == alone
+        assert [(one.start, one.end) for one in found] == sorted((one.start, one.end) for one in found)
+
+
+@pytest.mark.parametrize("wrap", [lambda one: one, Batcher], ids=["itself", "in a batcher"])
+def test_there_is_no_heat_where_one_did_not_read(wrap):
+    composite = CompositeDetector(Fake("a"), wrap(Fake("b", unread="too long", over_budget=True)))
+    with pytest.raises(DetectorError, match="too long"):
+        composite.heat(steps("text")[0])
+    with pytest.raises(DetectorError, match="gave 0 scores for 1 steps"):
+        CompositeDetector(Fake("a"), wrap(Short("b"))).heat(steps("text")[0])
 
 
 def test_where_one_fails_the_call_fails():

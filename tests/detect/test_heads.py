@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.linear_model import LogisticRegression
 
-from lec_guard.detect.heads import HeadSpec, HeadStack, Highest, LengthOffset
+from lec_guard.detect.heads import LEAST_SCORE, MOST_KEPT, HeadSpec, HeadStack, LengthOffset, Scored
 from lec_guard.errors import BundleError
 from tests.detect.by_hand import sigmoid, softmax
 from tests.detect.models import HEADS, random_heads
@@ -317,7 +317,8 @@ def test_windows_that_come_in_parts_score_as_all_at_once(
     (highest,) = text.highest()
     at = int(alarms(spec, logits).argmax())
     own = one_head(spec).window_scores(logits[at : at + 1])[spec.name][0]
-    assert highest == Highest(spec.name, spec.labels[int(own.argmax())], float(own.max()), f"window {at}")
+    assert highest == Scored(spec.name, spec.labels[int(own.argmax())], float(own.max()), f"window {at}")
+    assert text.high() == {spec.name: direct_high(spec, logits)}
 
 
 @given(
@@ -364,9 +365,9 @@ def test_a_text_keeps_no_part_of_what_it_was_given() -> None:
     logits = stack.logits(features(5))
     text = stack.aggregate()
     text.add(logits, range(5))
-    scores, highest = text.scores(), list(text.highest())
+    scores, highest, high = text.scores(), list(text.highest()), text.high()
     logits[:] = 0
-    assert list(text.highest()) == highest
+    assert (list(text.highest()), text.high()) == (highest, high)
     for name, values in text.scores().items():
         np.testing.assert_array_equal(values, scores[name])
 
@@ -376,6 +377,46 @@ def test_of_windows_that_are_as_high_the_first_is_the_highest() -> None:
     text.add(np.array([[0.5], [2.0], [2.0]], np.float32), ["a", "b", "c"])
     text.add(np.array([[2.0]], np.float32), ["d"])
     assert [highest.mark for highest in text.highest()] == ["b"]
+
+
+def direct_high(spec: HeadSpec, logits: np.ndarray) -> list[Scored]:
+    """All windows that score, best first; a text of one window has none beside its highest."""
+    found = [
+        Scored(spec.name, spec.labels[int(own.argmax())], float(own.max()), f"window {at}")
+        for at, own in enumerate(one_head(spec).window_scores(logits)[spec.name])
+        if own.max() >= LEAST_SCORE and len(logits) > 1
+    ]
+    return sorted(found, key=lambda one: -one.score)[:MOST_KEPT]
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 500])
+def test_the_best_windows_are_kept_however_many_come(size: int) -> None:
+    logits = np.random.default_rng(3).permutation(np.linspace(-6, 6, 500, dtype=np.float32))[:, None]
+    text = one_head(BINARY).aggregate()
+    for at in range(0, 500, size):
+        text.add(logits[at : at + size], range(at, at + size))
+    (high,) = text.high().values()
+    assert [one.mark for one in high] == np.argsort(-logits[:, 0]).tolist()[:MOST_KEPT]
+    assert {one.head for one in high} == {"injection"}
+
+
+def test_of_windows_with_equal_marks_the_best_is_kept_and_no_room_is_lost() -> None:
+    text = one_head(BINARY).aggregate()
+    text.add(np.linspace(1, 2, 200, dtype=np.float32)[:, None], ["long"] * 200)
+    text.add(np.linspace(3, 1, 200, dtype=np.float32)[:, None], ["long"] * 200)
+    text.add(np.array([[-3.0], [0.0], [-2.0]], np.float32), ["a", "b", "c"])
+    assert {one.mark: one.score for one in text.high()["injection"]} == {
+        "long": pytest.approx(sigmoid(3.0)),
+        "b": 0.5,
+        "c": pytest.approx(sigmoid(-2.0)),
+    }
+
+
+def test_a_window_that_does_not_score_is_only_ever_the_highest() -> None:
+    text = one_head(BINARY).aggregate()
+    text.add(np.array([[-3.1], [-3.0], [-9.0]], np.float32), ["a", "b", "c"])
+    assert [one.mark for one in text.highest()] == ["b"]
+    assert text.high() == {"injection": []}
 
 
 def test_each_head_has_a_highest_window_of_its_own() -> None:
@@ -419,7 +460,8 @@ def test_a_text_takes_no_more_memory_for_its_windows() -> None:
     assert text.windows == 50_000
     # The list of sizes takes the 4 kB.
     assert sizes[-1] <= sizes[0] + 4_000
-    assert max(sizes) < 20_000, "it holds the windows"
+    assert all(len(high) == MOST_KEPT for high in text.high().values())
+    assert max(sizes) < 60_000, "it holds the windows"
 
 
 @pytest.mark.parametrize("size", [1e3, 1e6, 1e30])
