@@ -1,18 +1,21 @@
-# `make run` and `make test` set up everything they need; nothing but Python is assumed.
+# `make run` and `make test` set up everything they need; nothing but Python is assumed. What tests
+# need from the system is installed too, where that is Debian's and may be done.
 PYTHON ?= python3
 BIN := .venv/bin
+# One process a core, one thread each: the small models of the tests gain nothing by more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: run test check soak format clean
+.PHONY: run test check soak format clean system
 
 run: .venv/ready
 	@echo "== quickstart"
 	$(BIN)/python examples/quickstart.py
 
-test: .venv/ready
+test: .venv/ready system
 	@echo "== tests"
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
-check: .venv/ready
+check: .venv/ready system
 	@echo "== format, lint, docstrings"
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -21,7 +24,7 @@ check: .venv/ready
 	@echo "== import walls"
 	$(BIN)/lint-imports
 	@echo "== tests"
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 soak: .venv/ready
 	@echo "== policies are rewritten while threads check"
@@ -36,8 +39,12 @@ format: .venv/ready
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lec-guard needs Python 3.11 or newer; try: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	@echo "== installing lec-guard and its tools, pinned by constraints.txt"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cli,embedded,langchain,onnx,otel,pii,policies,prometheus,train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cli,embedded,langchain,onnx,otel,pii,policies,prometheus,queue,serve,train,dev]'
 	@touch $@
+
+# Not a stamp: a .venv may outlive the system that it was made on, and to look takes no time.
+system:
+	@sh tests/system.sh
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

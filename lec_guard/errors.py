@@ -3,6 +3,7 @@
 ```
 LecGuardError
 ├── GuardBlocked            a policy refused a step; carries the verdict
+├── EscalationPending       somebody has yet to decide; carries the verdict and a ticket
 ├── PolicyError             a policy file or a tenant name is wrong
 ├── DetectorError           a detector could not read a text or gave scores that mean nothing
 │   └── OverloadError       a detector had no time or room for steps; to ask again at once is no help
@@ -11,6 +12,9 @@ LecGuardError
 ├── TenantMismatch          two sources name different tenants
 └── SinkError               a sink can't be made, or could not take an event
 ```
+
+Where only one room can fail in a way, it has a kind for that: `UneditableError` (an edit that can't be made in a value)
+of `chain`; `QueueError`, `WebhookError` and `OpinionError` of `act`, which `on_error` follows.
 
 All of them can be pickled, so that they survive process pools and Ray.
 """
@@ -46,6 +50,30 @@ class GuardBlocked(LecGuardError):
     def __reduce__(self) -> tuple[type[GuardBlocked], tuple[Verdict]]:
         """Rebuild from the verdict, not from the message."""
         return type(self), (self.verdict,)
+
+
+class EscalationPending(LecGuardError):
+    """Somebody has yet to decide whether a step passes.
+
+    The message names rule, policy, stage and ticket, and never the text. The same step, checked again, passes or is
+    blocked once there is a decision.
+
+    Args:
+        verdict: The judgement that asks.
+        ticket: What the review queue knows the step by.
+    """
+
+    def __init__(self, verdict: Verdict, ticket: str) -> None:
+        super().__init__(
+            f"at stage {verdict.stage!r} rule {verdict.rule!r} of policy {verdict.policy!r} "
+            f"(version {verdict.policy_version}) asks for a decision: ticket {ticket}"
+        )
+        self.verdict = verdict
+        self.ticket = ticket
+
+    def __reduce__(self) -> tuple[type[EscalationPending], tuple[Verdict, str]]:
+        """Rebuild from its parts, not from the message."""
+        return type(self), (self.verdict, self.ticket)
 
 
 class PolicyError(LecGuardError):

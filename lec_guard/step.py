@@ -116,7 +116,9 @@ class Scores:
     Attributes:
         by_head: Head name -> label -> probability in 0..1. Only labels that a head can raise are
             listed; what is left is the probability of "nothing found".
-        spans: For each head, the part of the text that scored highest; or, of a head that finds things, each of them.
+        spans: For each head, the part of the text that scored highest, then the other parts that scored, as far as
+            they are elsewhere, best first and so many at most (`lec_guard.detect.detector.MOST_SPANS`). Of a head that
+            finds things, each of them, in any order.
         windows: How many windows the text was read in; 0 for a text without any token.
         context_read: Whether the step's context took part in the scores.
         unread: Why part of the text was not read, or None if all of it was.
@@ -192,7 +194,7 @@ class Verdict:
         messages: The same in all its languages.
         judgements: What each policy said that was read: the tenant's, the floor, a candidate.
         scores: Head name -> label -> probability.
-        spans: The parts of the text that the matched rules' heads scored highest.
+        spans: What the matched rules' heads scored highest in the text, several parts a head; see `Scores.spans`.
         windows: How many windows the text was read in.
         context_read: Whether the step's context took part in the scores.
         stage: The stage of the step.
@@ -259,16 +261,41 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """A change of a text: what stands between two places gives way to something else.
+
+    Attributes:
+        start: First character that goes, counted in the text as it was.
+        end: One past the last; equal to `start` where something is only put in.
+        replacement: What stands there instead; may be empty.
+    """
+
+    start: int
+    end: int
+    replacement: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What acting on a verdict gave.
 
     Attributes:
-        verdict: The judgement.
-        text: The text that may pass; None if none may.
+        verdict: The judgement, a block where the text may not pass. Where a text passes that was rewritten, or that
+            somebody allowed, it is the judgement of the text as it came.
+        text: The text that may pass; None if none may, or none may yet.
+        edits: How the text that may pass differs from the one that was judged, in order.
+        notes: What the system prompt has to say for the text that passes, for example of a quarantine.
+        tokens: What stands in the text -> what it stands for. For whoever may put it back (`protect`, an agent's
+            middleware); no event and no log holds it.
+        ticket: Under what number somebody has yet to decide; None where nobody has to.
     """
 
     verdict: Verdict
     text: str | None
+    edits: tuple[Edit, ...] = ()
+    notes: tuple[str, ...] = ()
+    tokens: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
+    ticket: str | None = None
 
 
 def severest(verdicts: list[Verdict]) -> Verdict:

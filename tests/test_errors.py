@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 import lec_guard.errors as errors
-from lec_guard import Guard, GuardBlocked, LecGuardError, Step
+from lec_guard import EscalationPending, Guard, GuardBlocked, LecGuardError, Step
 from lec_guard.testing import KeywordDetector
 from tests.test_step import verdict
 
@@ -16,12 +16,13 @@ def tree(root: type[LecGuardError]) -> list[type[LecGuardError]]:
     return [root, *(error for child in root.__subclasses__() for error in tree(child))]
 
 
-PLAIN = [error for error in tree(LecGuardError) if error.__module__ == errors.__name__ and error is not GuardBlocked]
+WITH_VERDICT = (GuardBlocked, EscalationPending)
+PLAIN = [error for error in tree(LecGuardError) if error.__module__ == errors.__name__ and error not in WITH_VERDICT]
 
 
 def test_the_docstring_draws_the_tree_of_the_module():
     classes = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
-    assert {error.__name__ for error in PLAIN} | {"GuardBlocked"} == classes
+    assert {error.__name__ for error in (*PLAIN, *WITH_VERDICT)} == classes
     for name in classes:
         assert name in (errors.__doc__ or "")
 
@@ -44,6 +45,14 @@ def test_a_block_survives_a_pickle_with_its_verdict(protocol):
     assert copy.verdict == original.verdict
     assert copy.args == original.args
     assert str(copy) == str(original)
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pending_decision_survives_a_pickle_with_its_ticket(protocol):
+    copy = pickle.loads(pickle.dumps(EscalationPending(verdict(rule="odd"), "t-1"), protocol))
+    assert (type(copy), copy.verdict, copy.ticket) == (EscalationPending, verdict(rule="odd"), "t-1")
+    assert "odd" in str(copy)
+    assert "t-1" in str(copy)
 
 
 def test_a_kind_of_block_stays_of_its_kind():

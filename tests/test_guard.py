@@ -176,7 +176,7 @@ def test_the_detector_is_told_each_steps_tenant(policies, method, kind):
 
 
 def test_no_method_is_left_out_of_the_parity_test():
-    public = {name for name in vars(Guard) if "check" in name or "apply" in name}
+    public = {name for name in vars(Guard) if name[0] != "_" and ("check" in name or "apply" in name)}
     assert public == set(METHODS)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from lec_guard import (
     BypassEvent,
+    Effects,
     ErrorEvent,
     Event,
     Guard,
@@ -457,12 +458,12 @@ def test_rewrites_and_escalations_of_both_are_told(make):
           - {name: r, stages: [input], head: injection, threshold: 0.5, action: rewrite, rewrite: clean}
           - {name: e, stages: [input], head: safety, threshold: 0.5, action: escalate, escalation: ask}
     """
-    guard = make({"floor.yaml": more, "tenants/t.yaml": more})
+    guard = make({"floor.yaml": more, "tenants/t.yaml": more}, effects=Effects(ask=False))
     verdict = guard.check(Step(stage="input", text="attack, darn"), "t")
     assert (verdict.action, verdict.rule) == ("escalate", "e")
     assert verdict.rewrites == ("clean", "floor:clean")
     assert verdict.escalations == ("ask", "floor:ask")
-    # Nobody rewrites or asks yet, and what would have to be does not pass.
+    # This detector has no spans, so there is nothing to drop, and the next action is a block.
     assert guard.apply(Step(stage="input", text="attack"), "t").text is None
 
 

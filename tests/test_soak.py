@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from lec_guard import guard as flow
+from lec_guard import judging
 from lec_guard.policy.compile import Readings
 from lec_guard.policy.decide import decide
 from lec_guard.policy.store import Changes, PolicyStore
@@ -55,16 +55,16 @@ def test_a_version_that_nobody_wrote_is_seen(monkeypatch):
 def test_a_version_that_says_something_else_is_seen(monkeypatch):
     calls = itertools.count()
 
-    def torn(policy, step, read):
+    def torn(policy, step, read, *, sealed):
         """Now and then no rule is there, as if a reload had taken them away while they were read."""
         without = (
             replace(policy, readings=dict.fromkeys(policy.readings, Readings((), {}, {})))
             if next(calls) % 50 == 49
             else policy
         )
-        return decide(without, step, read)
+        return decide(without, step, read, sealed=sealed)
 
-    monkeypatch.setattr(flow, "decide", torn)
+    monkeypatch.setattr(judging, "decide", torn)
     assert "says something else than its version does" in short()
 
 

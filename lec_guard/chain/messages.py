@@ -1,8 +1,9 @@
-"""A lens: what LangChain passes from step to step -> the steps that a guard judges.
+"""The reading side of a lens: what LangChain passes from step to step -> the steps that a guard judges.
 
 Every text in a value becomes part of a step, or the value is refused: nothing passes unread. What belongs
 together is one step (the text blocks of a message, the keys and leaves of a tool call), so that an attack
-split over the parts is read in one piece.
+split over the parts is read in one piece. The way back, from edits of those texts to a value, is
+`lec_guard.chain.lens`; the paths that are noted here are all that it goes by.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.documents import Document
 from langchain_core.messages import (
@@ -29,9 +30,10 @@ from langchain_core.messages import (
     ToolMessage,
     convert_to_messages,
 )
-from langchain_core.prompt_values import ImagePromptValue, PromptValue
+from langchain_core.prompt_values import ChatPromptValue, ImagePromptValue, PromptValue, StringPromptValue
 from pydantic import BaseModel
 
+from lec_guard.chain.segments import Path, Source, Told
 from lec_guard.errors import UnsupportedValueError
 from lec_guard.step import Origin, Stage, Step, ToolRef, Trust
 
@@ -96,7 +98,25 @@ def steps_of(value: object, stage: Stage | None = None, request: str | None = No
     Raises:
         UnsupportedValueError: If any part of the value can't be read; says which, and never its text.
     """
-    return list(dict.fromkeys(_Lens(stage, request).read(value, "the value", 0, top=True)))
+    return list(dict.fromkeys([told.step for told in tell(value, stage, request) if told.step is not None]))
+
+
+def tell(value: object, stage: Stage | None = None, request: str | None = None) -> list[Told]:
+    """Everything that is read in a value, with where it stands there.
+
+    Args:
+        value: As for `steps_of`.
+        stage: As for `steps_of`.
+        request: As for `steps_of`.
+
+    Returns:
+        In the order of `steps_of`; equal steps of several sources once for each. System messages that are only context
+        are among them.
+
+    Raises:
+        UnsupportedValueError: As of `steps_of`.
+    """
+    return list(_Lens(stage, request).read(value, "the value", 0, (), top=True))
 
 
 def request_of(value: object) -> str | None:
@@ -122,58 +142,67 @@ class _Lens:
         self._stages: tuple[Stage, ...] = ("input", "output") if stage is None else (stage,)
         self._request = request
 
-    def read(self, value: object, at: str, depth: int, *, top: bool = False) -> Iterator[Step]:
-        """The steps of a value, or of a part that has a stage of its own."""
+    def read(self, value: object, at: str, depth: int, path: Path, *, top: bool = False) -> Iterator[Told]:
+        """What is read in a value, or in a part that has a stage of its own."""
         if isinstance(value, BaseMessage):
-            yield from self._conversation([value], at)
+            yield from self._conversation([(value, path)], at)
         elif isinstance(value, ImagePromptValue):
             raise UnsupportedValueError(f"{at} is an image: the guard reads text, and passes nothing unread")
         elif isinstance(value, PromptValue):
-            yield from self._conversation(value.to_messages(), at)
+            yield from self._conversation(_prompt(value, path), at)
         elif isinstance(value, Document):
-            yield _document(value, at)
+            yield _document(value, at, path)
         elif _is_call(value):
-            yield _call(value, self._request, at)
+            yield _call(value, self._request, at, path)
+        elif isinstance(value, _Talk):
+            yield from self._conversation([(value[0], path)] if value.single else _items(value, path), at)
         elif _is_talk(value, loose=top and "input" in self._stages):
-            yield from self._conversation(value if isinstance(value, list) else [value], at)
+            yield from self._conversation(_items(value, path) if isinstance(value, list) else [(value, path)], at)
         else:
-            yield from self._data(value, at, depth)
+            yield from self._data(value, at, depth, path)
 
-    def _data(self, value: object, at: str, depth: int) -> Iterator[Step]:
+    def _data(self, value: object, at: str, depth: int, path: Path) -> Iterator[Told]:
         """Texts without a role are one step; messages and documents among them are steps of their own."""
         found = Texts(apart=True)
-        found.walk(value, "", at, depth)
-        for part, where, deep in found.parts:
-            yield from self.read(part, where, deep)
+        found.walk(value, "", at, depth, path)
+        for part, where, deep, place in found.parts:
+            yield from self.read(part, where, deep, place)
         if found.said or not found.parts:
+            text = "\n".join(found.lines)
             for stage in self._stages:
                 context = self._request if stage == "output" else None
-                yield Step(stage=stage, text="\n".join(found.lines), context=context)
+                yield Told(Step(stage=stage, text=text, context=context), "\n", found.lines, found.sources)
 
-    def _conversation(self, items: Iterable[object], at: str) -> Iterator[Step]:
+    def _conversation(self, items: Iterable[tuple[object, Path]], at: str) -> Iterator[Told]:
         request = self._request
-        system: list[str] = []
+        system = Texts()
         judged = 0
-        for number, item in enumerate(items):
+        for number, (item, path) in enumerate(items):
             where = f"{at}[{number}]"
             message = _message(item, where)
+            if message is not item:
+                path = (path, "said", None)
             stage = _stage(message)
-            text, variants = _content(message, where)
+            content = _content(message, where, path)
             if stage is None:
-                system.append(text)
+                _, _, lines, sources = content[0]
+                # A message without a line is an empty one.
+                system.lines += lines or [""]
+                system.sources += sources or [None]
                 continue
-            context = "\n".join(system) or None if stage == "input" else request
-            for step in _message_steps(message, stage, variants, context, request, where):
+            context = "\n".join(system.lines) or None if stage == "input" else request
+            for told in _message_steps(message, stage, content, context, request, where, path):
                 judged += 1
-                yield step
+                yield told
             if stage == "input":
-                request = text
-        if not judged:
-            yield Step(stage="input", text="\n".join(system), origin=Origin(trust="operator"))
+                request = content[0][0]
+        alone = Step(stage="input", text="\n".join(system.lines), origin=Origin(trust="operator"))
+        if system.lines or not judged:
+            yield Told(None if judged else alone, "\n", system.lines, system.sources)
 
 
 class Texts:
-    """Keys and leaves of a value, a line each.
+    """Keys and leaves of a value, a line each, and beside each line where it stands in the value.
 
     Args:
         apart: Whether messages, documents and tool calls are set apart as `parts` instead.
@@ -182,12 +211,13 @@ class Texts:
 
     def __init__(self, *, apart: bool = False, media: bool = True) -> None:
         self.lines: list[str] = []
-        self.parts: list[tuple[object, str, int]] = []
+        self.sources: list[Source] = []
+        self.parts: list[tuple[object, str, int, Path]] = []
         self.said = False
         self._apart = apart
         self._media = media
 
-    def walk(self, value: object, key: str, at: str, depth: int) -> None:
+    def walk(self, value: object, key: str, at: str, depth: int, path: Path = ()) -> None:
         """Read a value; `key` is the name it goes by in what is around it."""
         if depth > DEEPEST:
             raise UnsupportedValueError(f"{at}: nested more than {DEEPEST} deep")
@@ -195,29 +225,33 @@ class Texts:
             self.said = True
         # Before str and int: an enum may be one too, and its value is what a model is shown.
         if isinstance(value, enum.Enum):
-            self.walk(value.value, key, at, depth + 1)
-        elif isinstance(value, str | PurePath | BaseException):
-            self._line(key, str(value))
+            self.walk(value.value, key, at, depth + 1, (path, "fixed", None))
+        elif isinstance(value, str):
+            self.line(key, str(value), path)
+            self.said = True
+        elif isinstance(value, PurePath | BaseException):
+            self.line(key, str(value))
             self.said = True
         elif value is None:
-            self._line(key, "")
+            self.line(key, "")
         elif is_scalar(value):
-            self._line(key, str(value))
+            self.line(key, str(value))
         elif self._apart and (isinstance(value, BaseMessage | PromptValue | Document) or _is_call(value)):
-            self._line(key, "")
-            self.parts.append((value, at, depth + 1))
+            self.line(key, "")
+            self.parts.append((value, at, depth + 1, path))
         elif self._apart and _is_talk(value, loose=key == "messages"):
-            self._line(key, "")
-            self.parts.append((_Talk(value), at, depth + 1))
+            self.line(key, "")
+            self.parts.append((_Talk(value), at, depth + 1, path))
         elif isinstance(value, list | tuple | set | frozenset):
             if not value:
-                self._line(key, "")
+                self.line(key, "")
+            kind = "member" if isinstance(value, set | frozenset) else "item"
             for number, item in enumerate(value):
-                self.walk(item, key, f"{at}[{number}]", depth + 1)
+                self.walk(item, key, f"{at}[{number}]", depth + 1, (path, kind, number))
         else:
-            self._fields(value, key, at, depth)
+            self._fields(value, key, at, depth, path)
 
-    def _fields(self, value: object, key: str, at: str, depth: int) -> None:
+    def _fields(self, value: object, key: str, at: str, depth: int, path: Path) -> None:
         items = items_of(value)
         if items is None:
             raise UnsupportedValueError(
@@ -227,20 +261,49 @@ class Texts:
         if not self._media:
             _refuse_media(dict(items), at)
         if key:
-            self._line(key, "")
+            self.line(key, "")
+        # A key need not be a str; what is read is how it prints.
+        keys = list(value) if isinstance(value, Mapping) else None
         for number, (name, item) in enumerate(items):
-            self.walk(item, name, f"{at}.{name if _NAME.fullmatch(name) else f'<key {number}>'}", depth + 1)
+            place = (path, "field", name) if keys is None else (path, "key", keys[number])
+            self.walk(item, name, f"{at}.{name if _NAME.fullmatch(name) else f'<key {number}>'}", depth + 1, place)
 
-    def _line(self, key: str, text: str) -> None:
-        if key or text:
-            self.lines.append(f"{key}: {text}" if key and text else key or text)
+    def line(self, key: str, text: str, path: Path | None = None) -> None:
+        """Note a leaf; `path` is None where its text can't be edited."""
+        if text:
+            self.lines.append(f"{key}: {text}" if key else text)
+            self.sources.append(None if path is None else (len(key) + 2 if key else 0, path))
+        elif key:
+            self.lines.append(key)
+            self.sources.append(None)
+
+    def text(self, text: str, path: Path) -> None:
+        """Note a text that is a line even where it is empty."""
+        self.lines.append(text)
+        self.sources.append((0, path))
 
 
 class _Talk(list[object]):
     """Messages that were found inside other data."""
 
     def __init__(self, value: object) -> None:
-        super().__init__(value if isinstance(value, list | tuple) and not _is_loose_message(value) else [value])
+        self.single = not isinstance(value, list | tuple) or _is_loose_message(value)
+        super().__init__([value] if self.single else cast("Iterable[object]", value))
+
+
+def _items(values: Iterable[object], path: Path) -> Iterator[tuple[object, Path]]:
+    """Items of a list with their paths."""
+    return ((item, (path, "item", number)) for number, item in enumerate(values))
+
+
+def _prompt(value: PromptValue, path: Path) -> list[tuple[object, Path]]:
+    """The messages of a prompt with their paths; those of a kind that is not known can't be edited."""
+    messages = value.to_messages()
+    if isinstance(value, ChatPromptValue):
+        return list(_items(messages, (path, "field", "messages")))
+    if isinstance(value, StringPromptValue):
+        return [(message, ((path, "field", "text"), "said", None)) for message in messages]
+    return [(message, (path, "fixed", None)) for message in messages]
 
 
 def items_of(value: object) -> list[tuple[str, object]] | None:
@@ -279,8 +342,6 @@ def _is_loose_message(value: object) -> bool:
 
 def _is_talk(value: object, *, loose: bool) -> bool:
     """Whether a value is a message or a list of them; `loose`: role dicts and tuples count, if they can be read."""
-    if isinstance(value, _Talk):
-        return True
     if isinstance(value, list | tuple) and any(isinstance(item, BaseMessage) for item in value):
         return True
     if not loose:
@@ -319,41 +380,56 @@ def _stage(message: BaseMessage) -> Stage | None:
     return "input"
 
 
-def _content(message: BaseMessage, at: str) -> tuple[str, list[str]]:
-    """The text of a message but for its tool calls and results, and all the ways in which it may be put together.
+_Content = tuple[str, str, list[str], list[Source]]
+"""A text, what its lines are joined by, the lines, and where they stand."""
+
+
+def _content(message: BaseMessage, at: str, path: Path) -> list[_Content]:
+    """The text of a message but for its tool calls and results, in all the ways in which it may be put together.
 
     LangChain's `.text` puts text blocks together without a space, providers show them apart: both are read.
     """
     found = Texts(media=False)
-    texts: list[str] = []
-    for number, block in enumerate(_blocks(message)):
+    plain: list[str] = []
+    places: list[Source] = []
+    for number, (block, place) in enumerate(_blocks(message, path)):
         if isinstance(block, str):
-            texts.append(block)
-            found.lines.append(block)
+            plain.append(block)
+            places.append((0, place))
+            found.text(block, place)
         elif block.get("type") == "text" and isinstance(block.get("text"), str):
-            texts.append(block["text"])
-            found.lines.append(block["text"])
-            _block_lines({k: v for k, v in block.items() if k != "text"}, found, f"{at}.content[{number}]")
+            said = (place, "key", "text")
+            plain.append(block["text"])
+            places.append((0, said))
+            found.text(block["text"], said)
+            _block_lines({k: v for k, v in block.items() if k != "text"}, found, f"{at}.content[{number}]", place)
         elif not _is_call_block(block) and not _is_result_block(block):
-            _block_lines(block, found, f"{at}.content[{number}]")
+            _block_lines(block, found, f"{at}.content[{number}]", place)
     extra = {k: v for k, v in message.additional_kwargs.items() if k not in ("tool_calls", "function_call") and v}
-    found.walk(extra, "", f"{at}.additional_kwargs", 0)
+    if extra:
+        found.walk(extra, "", f"{at}.additional_kwargs", 0, (path, "field", "additional_kwargs"))
     if message.name and not isinstance(message, ToolMessage | FunctionMessage):
-        found.lines.append(f"name: {message.name}")
-    text = "\n".join(found.lines)
-    return text, list(dict.fromkeys([text, "".join(texts)])) if len(texts) > 1 else [text]
+        found.line("name", message.name)
+    content = [("\n".join(found.lines), "\n", found.lines, found.sources)]
+    if len(plain) > 1:
+        content.append(("".join(plain), "", plain, places))
+    return content
 
 
-def _blocks(message: BaseMessage) -> list[str | dict[str, Any]]:
-    return [message.content] if isinstance(message.content, str) else message.content
+def _blocks(message: BaseMessage, path: Path) -> list[tuple[str | dict[str, Any], Path]]:
+    """The blocks of a message's content with their paths."""
+    content, path = message.content, (path, "field", "content")
+    if isinstance(content, str):
+        return [(content, path)]
+    return [(block, (path, "item", number)) for number, block in enumerate(content)]
 
 
-def _block_lines(block: Mapping[str, Any], found: Texts, at: str) -> None:
+def _block_lines(block: Mapping[str, Any], found: Texts, at: str, path: Path) -> None:
     _refuse_media(block, at)
     kind = block.get("type")
     for key, value in block.items():
         if key not in _NOT_TEXT and value is not None and value != []:
-            found.walk(value, "" if key == kind else key, f"{at}.{key}", 0)
+            found.walk(value, "" if key == kind else key, f"{at}.{key}", 0, (path, "key", key))
 
 
 def _refuse_media(block: Mapping[str, Any], at: str) -> None:
@@ -374,54 +450,79 @@ def _is_result_block(block: object) -> bool:
 
 
 def _message_steps(
-    message: BaseMessage, stage: Stage, texts: list[str], context: str | None, request: str | None, at: str
-) -> Iterator[Step]:
-    others = [*_calls(message, request, at), *_results(message, request, at)]
-    if any(texts) or not others:
+    message: BaseMessage,
+    stage: Stage,
+    content: list[_Content],
+    context: str | None,
+    request: str | None,
+    at: str,
+    path: Path,
+) -> Iterator[Told]:
+    others = [*_calls(message, request, at, path), *_results(message, request, at, path)]
+    if not others or any(text for text, *_ in content):
         tool = ToolRef(name=message.name or "") if stage == "tool_output" else None
         ids = (message.id,) if message.id else ()
         origin = Origin(trust=_TRUST.get(stage, "third_party"), ids=ids)
-        for text in texts:
-            yield Step(stage=stage, text=text, context=context, tool=tool, origin=origin)
+        for text, joint, lines, sources in content:
+            step = Step(stage=stage, text=text, context=context, tool=tool, origin=origin)
+            yield Told(step, joint, lines, sources)
     yield from others
 
 
-def _calls(message: BaseMessage, request: str | None, at: str) -> Iterator[Step]:
+def _calls(message: BaseMessage, request: str | None, at: str, path: Path) -> Iterator[Told]:
     """Every form in which a message carries tool calls; what says the same makes the same step."""
-    if isinstance(message, AIMessage):
-        for call in message.tool_calls:
-            yield _call(call, request, at)
-        for broken in message.invalid_tool_calls:
-            yield _call({"name": broken["name"], "args": broken["args"], "error": broken["error"]}, request, at)
+    pieces: dict[object, tuple[str, str, tuple[int, ...]]] = {}
     if isinstance(message, AIMessageChunk):
-        pieces: dict[object, tuple[str, str]] = {}
         for number, chunk in enumerate(message.tool_call_chunks):
             key = number if chunk["index"] is None else f"index {chunk['index']}"
-            name, args = pieces.get(key, ("", ""))
-            pieces[key] = (name + (chunk["name"] or ""), args + (chunk["args"] or ""))
-        for name, args in pieces.values():
-            yield _call({"name": name, "args": _parsed(args)}, request, at)
-    for block in _blocks(message):
+            name, args, numbers = pieces.get(key, ("", "", ()))
+            pieces[key] = (name + (chunk["name"] or ""), args + (chunk["args"] or ""), (*numbers, number))
+    if isinstance(message, AIMessage):
+        derived = bool(pieces)
+        for call, place in _items(message.tool_calls, (path, "field", "tool_calls")):
+            yield _call(call, request, at, place, derived=derived)
+        for broken, place in _items(message.invalid_tool_calls, (path, "field", "invalid_tool_calls")):
+            said = {key: cast("Mapping[str, Any]", broken)[key] for key in ("name", "args", "error")}
+            yield _call(said, request, at, place, derived=derived)
+    for name, args, numbers in pieces.values():
+        parsed = _parsed(args)
+        own = {"args": _inside((path, "pieces", numbers), args, parsed)}
+        yield _call({"name": name, "args": parsed}, request, at, path, own)
+    for block, place in _blocks(message, path):
         if _is_call_block(block):
-            yield _call(block, request, at)
-    raw = message.additional_kwargs.get("tool_calls") or []
-    for entry in [*(raw if isinstance(raw, list) else [raw]), message.additional_kwargs.get("function_call")]:
+            yield _call(block, request, at, place)
+    extra = (path, "field", "additional_kwargs")
+    raw, whole = message.additional_kwargs.get("tool_calls") or [], (extra, "key", "tool_calls")
+    for entry, place in [
+        *(_items(raw, whole) if isinstance(raw, list) else [(raw, whole)]),
+        (message.additional_kwargs.get("function_call"), (extra, "key", "function_call")),
+    ]:
         if entry:
-            yield _call(_flat(entry), request, at)
+            flat, own = _flat(entry, place)
+            yield _call(flat, request, at, place, own)
 
 
-def _flat(entry: object) -> dict[str, Any]:
-    """A provider's form of a call, `{"function": {"name", "arguments"}}`, as LangChain's."""
-    if not isinstance(entry, dict):
-        return {"args": entry}
-    function = entry.get("function", entry)
-    if not isinstance(function, dict):
-        return {"args": entry}
+def _flat(entry: object, path: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+    """A provider's form of a call, `{"function": {"name", "arguments"}}`, as LangChain's, and where its keys stand."""
+    function = entry.get("function", entry) if isinstance(entry, dict) else None
+    if not isinstance(entry, dict) or not isinstance(function, dict):
+        return {"args": entry}, {"args": path}
+    inner: Path = (path, "key", "function") if "function" in entry else path
     outside = (
         {k: v for k, v in entry.items() if k not in ("function", "type", "id", "index")} if "function" in entry else {}
     )
     rest = {k: v for k, v in function.items() if k not in ("name", "arguments")}
-    return {"name": function.get("name"), "args": _parsed(function.get("arguments")), **rest, **outside}
+    arguments = function.get("arguments")
+    parsed = _parsed(arguments)
+    own: dict[str, Path] = {"args": _inside((inner, "key", "arguments"), arguments, parsed)}
+    own |= {k: (inner, "key", k) for k in rest}
+    own |= {k: (path, "key", k) for k in outside}
+    return {"name": function.get("name"), "args": parsed, **rest, **outside}, own
+
+
+def _inside(path: Path, arguments: object, parsed: object) -> Path:
+    """The path of what was parsed."""
+    return path if parsed is arguments else (path, "json", None)
 
 
 def _parsed(arguments: object) -> object:
@@ -445,45 +546,61 @@ def _is_call(value: object) -> bool:
     return isinstance(value, Mapping) and value.get("type") == "tool_call" and "name" in value and "args" in value
 
 
-def _call(call: Any, request: str | None, at: str) -> Step:
-    """A tool call: its name is the tool's, all its other keys and leaves are the text."""
+def _call(
+    call: Any,
+    request: str | None,
+    at: str,
+    path: Path,
+    own: Mapping[str, Path] | None = None,
+    *,
+    derived: bool = False,
+) -> Told:
+    """A tool call: its name is the tool's, all its other keys and leaves are the text; `own`: where its keys stand."""
     found = Texts()
     for key, value in call.items():
         if key not in (*_NOT_TEXT, "name") and value not in (None, ""):
+            place = own[key] if own is not None else (path, "key", key)
             # What holds the arguments goes by many names; theirs count.
-            named = isinstance(value, Mapping | list) or key in ("args", "arguments", "input", "partial_json")
-            found.walk(value, "" if named else key, f"{at}, a tool call", 0)
+            if isinstance(value, Mapping | list):
+                named = True
+            elif named := key in ("args", "arguments", "input", "partial_json"):
+                place = (place, "raw", None)
+            found.walk(value, "" if named else key, f"{at}, a tool call", 0, place)
     name = call.get("name")
     if name is not None and not isinstance(name, str):
-        found.walk(name, "name", f"{at}, a tool call", 0)
-    return Step(
+        found.walk(name, "name", f"{at}, a tool call", 0, (path, "fixed", None))
+    step = Step(
         stage="tool_input",
         text="\n".join(found.lines),
         context=request,
         tool=ToolRef(name=name if isinstance(name, str) else ""),
         origin=Origin(trust="model"),
     )
+    return Told(step, "\n", found.lines, found.sources, derived)
 
 
-def _results(message: BaseMessage, request: str | None, at: str) -> Iterator[Step]:
+def _results(message: BaseMessage, request: str | None, at: str, path: Path) -> Iterator[Told]:
     """Results of tools inside other messages: third-party text, whatever the message's role."""
-    for number, block in enumerate(_blocks(message)):
+    for number, (block, place) in enumerate(_blocks(message, path)):
         if isinstance(block, dict) and _is_result_block(block):
             found = Texts(media=False)
-            _block_lines(block, found, f"{at}.content[{number}]")
+            _block_lines(block, found, f"{at}.content[{number}]", place)
             name = block.get("name")
-            yield Step(
+            step = Step(
                 stage="tool_output",
                 text="\n".join(found.lines),
                 context=request,
                 tool=ToolRef(name=name if isinstance(name, str) else ""),
                 origin=Origin(trust="third_party"),
             )
+            yield Told(step, "\n", found.lines, found.sources)
 
 
-def _document(document: Document, at: str) -> Step:
+def _document(document: Document, at: str, path: Path) -> Told:
     found = Texts()
-    found.walk(document.metadata, "", f"{at}.metadata", 0)
+    found.text(document.page_content, (path, "field", "page_content"))
+    found.walk(document.metadata, "", f"{at}.metadata", 0, (path, "field", "metadata"))
     ids = (document.id,) if document.id else ()
-    text = "\n".join([document.page_content, *found.lines])
-    return Step(stage="retrieval", text=text, origin=Origin(trust="third_party", ids=ids))
+    origin = Origin(trust="third_party", ids=ids)
+    step = Step(stage="retrieval", text="\n".join(found.lines), origin=origin)
+    return Told(step, "\n", found.lines, found.sources)

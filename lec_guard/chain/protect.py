@@ -14,9 +14,10 @@ from langchain_core.runnables.utils import ConfigurableFieldSpec
 from pydantic import BaseModel
 
 from lec_guard.chain.base import BatchRunnable, given
+from lec_guard.chain.lens import Reading, UneditableError, read
 from lec_guard.chain.messages import request_of
-from lec_guard.chain.runnable import GuardRunnable, Stream
-from lec_guard.chain.streaming import whole
+from lec_guard.chain.runnable import GuardRunnable, Passed, Stream
+from lec_guard.chain.streaming import StreamReading, read_stream, whole
 from lec_guard.errors import GuardBlocked, LecGuardError
 from lec_guard.step import Verdict
 
@@ -92,16 +93,17 @@ class ProtectedRunnable(BatchRunnable):
         **kwargs: Any,
     ) -> list[Any]:
         view = self.guard.input
-        results = self._after_input(values, view.judge(view.plan(values, config), run_manager, config))
-        open_ = _open(results)
+        begun = self._after_input(values, view.judge(view.plan(values, config), values, config))
+        open_ = _open(begun)
         answers = self.chain.batch(
-            [values[at] for at in open_], [config[at] for at in open_], return_exceptions=True, **kwargs
+            [begun[at].value for at in open_], [config[at] for at in open_], return_exceptions=True, **kwargs
         )
-        answered = _fill(results, open_, answers)
-        view = self.guard.output
-        managers, configs = [run_manager[at] for at in answered], [config[at] for at in answered]
-        plan = view.plan([results[at] for at in answered], configs, [request_of(values[at]) for at in answered])
-        return self._after_output(values, results, answered, view.judge(plan, managers, configs))
+        results = _fill(begun, open_, answers)
+        answered = [at for at in open_ if not isinstance(results[at], Exception)]
+        view, own = self.guard.output, [results[at] for at in answered]
+        configs = [config[at] for at in answered]
+        plan = view.plan(own, configs, [request_of(begun[at].value) for at in answered])
+        return self._after_output(values, begun, results, answered, view.judge(plan, own, configs))
 
     async def _abatch(
         self,
@@ -111,32 +113,33 @@ class ProtectedRunnable(BatchRunnable):
         **kwargs: Any,
     ) -> list[Any]:
         view = self.guard.input
-        results = self._after_input(values, await view.ajudge(await view.aplan(values, config), run_manager, config))
-        open_ = _open(results)
+        begun = self._after_input(values, await view.ajudge(await view.aplan(values, config), values, config))
+        open_ = _open(begun)
         answers = await self.chain.abatch(
-            [values[at] for at in open_], [config[at] for at in open_], return_exceptions=True, **kwargs
+            [begun[at].value for at in open_], [config[at] for at in open_], return_exceptions=True, **kwargs
         )
-        answered = _fill(results, open_, answers)
-        view = self.guard.output
-        managers, configs = [run_manager[at] for at in answered], [config[at] for at in answered]
-        plan = await view.aplan([results[at] for at in answered], configs, [request_of(values[at]) for at in answered])
-        return self._after_output(values, results, answered, await view.ajudge(plan, managers, configs))
+        results = _fill(begun, open_, answers)
+        answered = [at for at in open_ if not isinstance(results[at], Exception)]
+        view, own = self.guard.output, [results[at] for at in answered]
+        configs = [config[at] for at in answered]
+        plan = await view.aplan(own, configs, [request_of(begun[at].value) for at in answered])
+        return self._after_output(values, begun, results, answered, await view.ajudge(plan, own, configs))
 
     def _transform(
         self, chunks: Iterator[Any], run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> Iterator[Any]:
         request = whole(list(chunks))
         view = self.guard.input
-        [result] = self._after_input([request], view.judge(view.plan([request], [config]), [run_manager], [config]))
-        if result is not _OPEN:
-            yield _chunk(given(result))
+        [begun] = self._after_input([request], view.judge(view.plan([request], [config]), [request], [config]))
+        if not isinstance(begun, _Open):
+            yield _chunk(given(begun))
             return
-        held = list(self.chain.stream(request, config, **kwargs))
+        held = list(self.chain.stream(begun.value, config, **kwargs))
         if held:
-            view = self.guard.output
-            plan = view.plan([Stream(held)], [config], [request_of(request)])
-            [verdict] = view.judge(plan, [run_manager], [config])
-            held = self._after_stream(request, held, verdict)
+            view, own = self.guard.output, [Stream(held)]
+            plan = view.plan(own, [config], [request_of(begun.value)])
+            [passed] = view.judge(plan, own, [config])
+            held = self._after_stream(request, begun, held, passed)
         yield from held
 
     async def _atransform(
@@ -148,51 +151,59 @@ class ProtectedRunnable(BatchRunnable):
     ) -> AsyncIterator[Any]:
         request = whole([chunk async for chunk in chunks])
         view = self.guard.input
-        verdicts = await view.ajudge(await view.aplan([request], [config]), [run_manager], [config])
-        [result] = self._after_input([request], verdicts)
-        if result is not _OPEN:
-            yield _chunk(given(result))
+        judged = await view.ajudge(await view.aplan([request], [config]), [request], [config])
+        [begun] = self._after_input([request], judged)
+        if not isinstance(begun, _Open):
+            yield _chunk(given(begun))
             return
-        held = [chunk async for chunk in self.chain.astream(request, config, **kwargs)]
+        held = [chunk async for chunk in self.chain.astream(begun.value, config, **kwargs)]
         if held:
-            view = self.guard.output
-            plan = await view.aplan([Stream(held)], [config], [request_of(request)])
-            [verdict] = await view.ajudge(plan, [run_manager], [config])
-            held = self._after_stream(request, held, verdict)
+            view, own = self.guard.output, [Stream(held)]
+            plan = await view.aplan(own, [config], [request_of(begun.value)])
+            [passed] = await view.ajudge(plan, own, [config])
+            held = self._after_stream(request, begun, held, passed)
         for chunk in held:
             yield chunk
 
-    def _after_input(self, requests: Sequence[Any], verdicts: Sequence[Verdict | LecGuardError]) -> list[Any]:
-        """For each request `_OPEN`, a refusal or an error."""
+    def _after_input(self, requests: Sequence[Any], judged: Sequence[Passed | LecGuardError]) -> list[Any]:
+        """For each request an `_Open`, a refusal or an error."""
         results: list[Any] = []
-        for request, verdict in zip(requests, verdicts, strict=True):
-            if isinstance(verdict, LecGuardError):
-                results.append(verdict)
+        for request, one in zip(requests, judged, strict=True):
+            if isinstance(one, LecGuardError):
+                results.append(one)
+            elif one.verdict.blocked:
+                results.append(self._refuse(one.verdict, request, None))
             else:
-                results.append(self._refuse(verdict, request, None) if verdict.blocked else _OPEN)
+                results.append(_Open(one.value, one.tokens))
         return results
 
     def _after_output(
         self,
         requests: Sequence[Any],
+        begun: Sequence[Any],
         results: list[Any],
         answered: Sequence[int],
-        verdicts: Sequence[Verdict | LecGuardError],
+        judged: Sequence[Passed | LecGuardError],
     ) -> list[Any]:
-        """Put refusals and errors in the place of answers that may not pass."""
-        for at, verdict in zip(answered, verdicts, strict=True):
-            if isinstance(verdict, LecGuardError):
-                results[at] = verdict
-            elif verdict.blocked:
-                results[at] = self._refuse(verdict, requests[at], results[at])
+        """Put refusals and errors in the place of answers that may not pass, and in others what their tokens mean."""
+        for at, one in zip(answered, judged, strict=True):
+            if isinstance(one, LecGuardError):
+                results[at] = one
+            elif one.verdict.blocked:
+                results[at] = self._refuse(one.verdict, requests[at], results[at])
+            else:
+                results[at] = one.value
+                if begun[at].tokens:
+                    results[at] = _restored(read(one.value, "output"), begun[at].tokens)
         return results
 
-    def _after_stream(self, request: Any, held: list[Any], verdict: Verdict | LecGuardError) -> list[Any]:
-        if isinstance(verdict, LecGuardError):
-            raise verdict
-        if not verdict.blocked:
-            return held
-        return [self._refused_chunk(verdict, request, held[-1])]
+    def _after_stream(self, request: Any, begun: _Open, held: list[Any], passed: Passed | LecGuardError) -> list[Any]:
+        if isinstance(passed, LecGuardError):
+            raise passed
+        if passed.verdict.blocked:
+            return [self._refused_chunk(passed.verdict, request, held[-1])]
+        chunks: list[Any] = passed.value
+        return given(_restored(read_stream(chunks, "output"), begun.tokens)) if begun.tokens else chunks
 
     def _refused_chunk(self, verdict: Verdict, request: Any, last: Any) -> Any:
         """The refusal in the form of a stream's last chunk: of a chain, or of a graph in any of its modes."""
@@ -225,22 +236,35 @@ class ProtectedRunnable(BatchRunnable):
         return GuardBlocked(verdict)
 
 
+@dataclass(frozen=True, slots=True)
 class _Open:
-    """A request that passed and has no answer yet."""
+    """A request that passed and has no answer yet: what the chain is given, and what may be put back."""
 
-
-_OPEN = _Open()
+    value: Any
+    tokens: Mapping[str, str]
 
 
 def _open(results: Sequence[Any]) -> list[int]:
-    return [at for at, result in enumerate(results) if result is _OPEN]
+    return [at for at, result in enumerate(results) if isinstance(result, _Open)]
 
 
-def _fill(results: list[Any], places: Sequence[int], answers: Sequence[Any]) -> list[int]:
-    """Put answers in their places; returns the places of those that are no exceptions."""
+def _fill(begun: Sequence[Any], places: Sequence[int], answers: Sequence[Any]) -> list[Any]:
+    """All results, with the answers in their places."""
+    results = list(begun)
     for at, answer in zip(places, answers, strict=True):
         results[at] = answer
-    return [at for at in places if not isinstance(results[at], Exception)]
+    return results
+
+
+def _restored(reading: Reading | StreamReading, tokens: Mapping[str, str]) -> Any:
+    """An answer with what the tokens of its request stand for; an error where it can't be put there."""
+    # Imported here: most chains have nothing to put back.
+    from lec_guard.act.redact import restore
+
+    try:
+        return reading.mapped(lambda text: restore(text, tokens))
+    except UneditableError as error:
+        return error
 
 
 def _has_messages(request: object) -> bool:

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from langchain_core.callbacks import (
-    AsyncCallbackManagerForChainRun,
-    CallbackManagerForChainRun,
-    adispatch_custom_event,
-    dispatch_custom_event,
-)
+from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.utils import ConfigurableFieldSpec
 
+from lec_guard.act.effects import Effects
 from lec_guard.chain.base import BatchRunnable, given
-from lec_guard.chain.messages import steps_of
-from lec_guard.chain.streaming import steps_of_stream
+from lec_guard.chain.callbacks import EVENT_NAMES, adispatch, dispatch, trace_verdict
+from lec_guard.chain.lens import Reading, UneditableError, read
+from lec_guard.chain.notes import with_notes
+from lec_guard.chain.streaming import StreamReading, read_stream
 from lec_guard.detect.detector import Detector
-from lec_guard.errors import GuardBlocked, LecGuardError, TenantMismatch
+from lec_guard.errors import EscalationPending, GuardBlocked, LecGuardError, PolicyError, TenantMismatch
 from lec_guard.guard import Guard
-from lec_guard.observe.events import EventSink
+from lec_guard.observe.events import Event, EventSink, VerdictEvent
 from lec_guard.observe.sinks import OnSinkError
-from lec_guard.step import Outcome, Stage, Step, Verdict, severest
+from lec_guard.step import Edit, Outcome, Stage, Step, Verdict, severest
 
-VERDICT_EVENT = "lec_guard.verdict"
+VERDICT_EVENT = EVENT_NAMES[VerdictEvent]
 """Name of the LangChain custom event of each step; its data is `Verdict.to_dict()`."""
+
+_Part = TypeVar("_Part")
 
 TenantResolver = Callable[[RunnableConfig], str | None]
 """The operator's own way from a run's config to its tenant."""
-
-_Manager = CallbackManagerForChainRun | AsyncCallbackManagerForChainRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,46 +40,75 @@ class Plan:
     Attributes:
         steps: The steps of all values, one after the other.
         tenants: The tenant of each step.
-        counts: How many of the steps belong to each value; 0 for a value that can't be judged.
+        readings: For each value where its steps are from; None for a value that can't be judged.
         errors: Why a value can't be judged, by its position.
     """
 
     steps: list[Step]
     tenants: list[str | None]
-    counts: list[int]
+    readings: list[Reading | StreamReading | None]
     errors: dict[int, LecGuardError]
 
-    def judged(self, outcomes: Sequence[Outcome]) -> list[list[Verdict] | LecGuardError]:
-        """Sort outcomes by value.
+    def fits(self, place: int, edits: Sequence[Edit]) -> None:
+        """Refuse edits of a step that can't be made in its value.
 
         Args:
-            outcomes: One a step, in order.
+            place: The step's position in `steps`.
+            edits: Edits of its text.
+
+        Raises:
+            UneditableError: If they can't.
+        """
+        for reading in self.readings:
+            count = 0 if reading is None else len(reading.steps)
+            if reading is not None and place < count:
+                reading.edited({place: edits})
+                return
+            place -= count
+
+    def of_values(self, parts: Sequence[_Part]) -> list[list[_Part]]:
+        """Sort what there is one of for each step by value.
+
+        Args:
+            parts: One a step, in order.
 
         Returns:
-            For each value its verdicts, or why it was not judged.
+            For each value its own.
         """
-        results: list[list[Verdict] | LecGuardError] = []
-        left = iter(outcomes)
-        for at, count in enumerate(self.counts):
-            verdicts = [next(left).verdict for _ in range(count)]
-            results.append(self.errors.get(at, verdicts))
-        return results
+        left = iter(parts)
+        return [[next(left) for _ in (reading.steps if reading else ())] for reading in self.readings]
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A value that was judged.
+
+    Attributes:
+        verdict: The severest of its verdicts, a block where it may not pass.
+        value: What may pass: the value itself, or what rewrites made of it. Of a stream its chunks.
+        tokens: What stands in the value -> what it stands for.
+    """
+
+    verdict: Verdict
+    value: Any
+    tokens: Mapping[str, str]
 
 
 @dataclass(frozen=True, eq=False)
 class GuardRunnable(BatchRunnable):
-    """Judges what passes and gives it on unchanged, or raises `GuardBlocked`.
+    """Judges what passes and gives it on, unchanged or as a policy has it rewritten, or raises `GuardBlocked`.
 
-    Takes what LangChain passes between steps (see `lec_guard.chain.messages.steps_of`) and returns the
-    same object. Immutable, and safe to share between threads, chains and tenants. The tenant comes from
-    `config["configurable"]["tenant"]`, from the operator's resolver, or from `for_tenant`; where two of them name
-    different ones that is a `TenantMismatch`.
+    Takes what LangChain passes between steps (see `lec_guard.chain.messages.steps_of`) and returns the same object, or
+    where something was rewritten another one of the same type. Immutable, and safe to share between threads, chains and
+    tenants. The tenant comes from `config["configurable"]["tenant"]`, from the operator's resolver, or from
+    `for_tenant`; where two of them name different ones that is a `TenantMismatch`.
 
     `batch` is one call of the detector. A chunk of a stream is held back until the whole stream was judged.
     What can't pass is raised: `GuardBlocked` (where the detector failed or was late too, unless the policy's `fail`
-    lets such texts pass), `UnsupportedValueError`, `TenantMismatch` or `PolicyError` (an unknown tenant). A caller's
-    keywords (a chain gives them to its first step, whatever that is) are not used, and `tenant` or `stage` among them
-    is a TypeError.
+    lets such texts pass), `EscalationPending` (somebody has yet to decide), `UnsupportedValueError`, `TenantMismatch`
+    or `PolicyError` (an unknown tenant; an `interrupt`, which only an agent's middleware can place so that nothing runs
+    twice). A caller's keywords (a chain gives them to its first step, whatever that is) are not used, and `tenant` or
+    `stage` among them is a TypeError.
 
     Attributes:
         guard: What judges.
@@ -110,6 +137,7 @@ class GuardRunnable(BatchRunnable):
         sinks: Iterable[EventSink] = (),
         watch: bool = False,
         on_sink_error: OnSinkError = "warn",
+        effects: Effects | None = None,
         tenant_key: str = "tenant",
         locale_key: str = "locale",
         resolver: TenantResolver | None = None,
@@ -123,6 +151,7 @@ class GuardRunnable(BatchRunnable):
             sinks: Where events go.
             watch: Whether policies are reloaded when their files change.
             on_sink_error: What follows where a sink fails; see `Guard.from_policies`.
+            effects: What rewriting and asking needs; see `Guard.from_policies`.
             tenant_key: The key of `configurable` that names the tenant.
             locale_key: The key of `configurable` that names the language of refusals.
             resolver: The operator's own way from a run's config to its tenant.
@@ -134,7 +163,9 @@ class GuardRunnable(BatchRunnable):
             PolicyError: If a policy is wrong or reads what the detector does not give.
             BundleError: If the detector can't be loaded.
         """
-        guard = Guard.from_policies(path, detector=detector, sinks=sinks, watch=watch, on_sink_error=on_sink_error)
+        guard = Guard.from_policies(
+            path, detector=detector, sinks=sinks, watch=watch, on_sink_error=on_sink_error, effects=effects
+        )
         return cls(guard, tenant_key=tenant_key, locale_key=locale_key, resolver=resolver)
 
     @property
@@ -278,66 +309,89 @@ class GuardRunnable(BatchRunnable):
     ) -> Plan:
         plan = Plan([], [], [], {})
         for at, (value, tenant) in enumerate(zip(values, tenants, strict=True)):
+            reading: Reading | StreamReading | None = None
             try:
                 if isinstance(tenant, LecGuardError):
                     raise tenant
                 request = requests[at] if requests else None
                 if isinstance(value, Stream):
-                    steps = steps_of_stream(value.chunks, self.stage, request)
+                    reading = read_stream(value.chunks, self.stage, request)
                 else:
-                    steps = steps_of(value, self.stage, request)
+                    reading = read(value, self.stage, request)
+                self._refuse_interrupts(reading.steps, tenant)
+                plan.steps.extend(reading.steps)
+                plan.tenants.extend([tenant] * len(reading.steps))
             except LecGuardError as error:
-                plan.errors[at] = error
-                steps = []
-            else:
-                plan.tenants.extend([tenant] * len(steps))
-            plan.steps.extend(steps)
-            plan.counts.append(len(steps))
+                plan.errors[at], reading = error, None
+            plan.readings.append(reading)
         return plan
 
+    def _refuse_interrupts(self, steps: Sequence[Step], tenant: str | None) -> None:
+        """What ran before this in a chain would run again when the answer comes."""
+        for step in steps:
+            if (section := self.guard.reruns(step, tenant)) is not None:
+                raise PolicyError(
+                    f"at stage {step.stage!r} the policy may ask {section!r} by an interrupt, after which all that ran "
+                    "before in the same graph node runs again; check in an agent's middleware instead, or ask a queue"
+                )
+
     def judge(
-        self, plan: Plan, managers: Sequence[_Manager], configs: Sequence[RunnableConfig]
-    ) -> list[Verdict | LecGuardError]:
-        """Judge a plan and tell each run of its verdicts.
+        self, plan: Plan, values: Sequence[Any], configs: Sequence[RunnableConfig]
+    ) -> list[Passed | LecGuardError]:
+        """Judge a plan, act on the verdicts, and tell each run.
 
         Args:
             plan: What to judge.
-            managers: Each value's run.
-            configs: Each value's config.
+            values: What it was made of.
+            configs: Each value's config, as its run hands it on.
 
         Returns:
-            For each value its severest verdict, or why it was not judged.
+            For each value what may pass and the severest verdict, or why it was not judged, or may not pass yet.
         """
-        judged = plan.judged(self.guard.apply_many(plan.steps, plan.tenants))
-        for result, manager, config in zip(judged, managers, configs, strict=True):
-            for event in _events(result, manager):
-                dispatch_custom_event(VERDICT_EVENT, event, config=config)
-        return self._told(judged, configs)
+        events: list[list[Event]] = [[] for _ in plan.steps]
+        told = self.guard.apply_many(
+            plan.steps, plan.tenants, tell=lambda at, event: events[at].append(event), fits=plan.fits
+        )
+        passed = self._passed(plan, values, told, configs)
+        if (unread := _unread(plan, passed, told)).steps:
+            _hold(passed, unread, self.guard.check_many(unread.steps, unread.tenants))
+        for own, config in zip(plan.of_values(list(zip(told, events, strict=True))), configs, strict=True):
+            dispatch([event for _, some in own for event in some], config)
+            trace_verdict([outcome.verdict for outcome, _ in own], config)
+        return passed
 
     async def ajudge(
-        self, plan: Plan, managers: Sequence[_Manager], configs: Sequence[RunnableConfig]
-    ) -> list[Verdict | LecGuardError]:
+        self, plan: Plan, values: Sequence[Any], configs: Sequence[RunnableConfig]
+    ) -> list[Passed | LecGuardError]:
         """`judge`, without blocking the event loop."""
-        judged = plan.judged(await self.guard.aapply_many(plan.steps, plan.tenants))
-        for result, manager, config in zip(judged, managers, configs, strict=True):
-            for event in _events(result, manager):
-                await adispatch_custom_event(VERDICT_EVENT, event, config=config)
-        return self._told(judged, configs)
+        events: list[list[Event]] = [[] for _ in plan.steps]
+        told = await self.guard.aapply_many(
+            plan.steps, plan.tenants, tell=lambda at, event: events[at].append(event), fits=plan.fits
+        )
+        passed = self._passed(plan, values, told, configs)
+        if (unread := _unread(plan, passed, told)).steps:
+            _hold(passed, unread, await self.guard.acheck_many(unread.steps, unread.tenants))
+        for own, config in zip(plan.of_values(list(zip(told, events, strict=True))), configs, strict=True):
+            await adispatch([event for _, some in own for event in some], config)
+            trace_verdict([outcome.verdict for outcome, _ in own], config)
+        return passed
 
-    def _told(
-        self, judged: Sequence[list[Verdict] | LecGuardError], configs: Sequence[RunnableConfig]
-    ) -> list[Verdict | LecGuardError]:
-        """Each value's severest verdict, with the message in the language of its run."""
-        told: list[Verdict | LecGuardError] = []
-        for result, config in zip(judged, configs, strict=True):
-            if isinstance(result, LecGuardError):
-                told.append(result)
+    def _passed(
+        self, plan: Plan, values: Sequence[Any], told: Sequence[Outcome], configs: Sequence[RunnableConfig]
+    ) -> list[Passed | LecGuardError]:
+        """What may pass of each value, with the message in the language of its run."""
+        passed: list[Passed | LecGuardError] = []
+        for at, (value, own) in enumerate(zip(values, plan.of_values(told), strict=True)):
+            reading = plan.readings[at]
+            if reading is None:
+                passed.append(plan.errors[at])
                 continue
-            verdict, locale = severest(result), config.get("configurable", {}).get(self.locale_key)
-            if isinstance(locale, str) and len(verdict.messages) > 1:
-                verdict = replace(verdict, message=verdict.message_in(locale))
-            told.append(verdict)
-        return told
+            found = _acted(value, reading, own)
+            locale = configs[at].get("configurable", {}).get(self.locale_key)
+            if isinstance(found, Passed) and isinstance(locale, str) and len(found.verdict.messages) > 1:
+                found = replace(found, verdict=replace(found.verdict, message=found.verdict.message_in(locale)))
+            passed.append(found)
+        return passed
 
     def _batch(
         self,
@@ -347,7 +401,7 @@ class GuardRunnable(BatchRunnable):
         **kwargs: Any,
     ) -> list[Any]:
         _refuse_keywords(self.tenant_key, kwargs)
-        return _results(values, self.judge(self.plan(values, config), run_manager, config))
+        return _results(self.judge(self.plan(values, config), values, config))
 
     async def _abatch(
         self,
@@ -357,7 +411,7 @@ class GuardRunnable(BatchRunnable):
         **kwargs: Any,
     ) -> list[Any]:
         _refuse_keywords(self.tenant_key, kwargs)
-        return _results(values, await self.ajudge(await self.aplan(values, config), run_manager, config))
+        return _results(await self.ajudge(await self.aplan(values, config), values, config))
 
     def _transform(
         self,
@@ -369,8 +423,8 @@ class GuardRunnable(BatchRunnable):
         _refuse_keywords(self.tenant_key, kwargs)
         held = list(chunks)
         if held:
-            plan = self.plan([Stream(held)], [config])
-            given(_results([held], self.judge(plan, [run_manager], [config]))[0])
+            stream = [Stream(held)]
+            held = given(_results(self.judge(self.plan(stream, [config]), stream, [config]))[0])
         yield from held
 
     async def _atransform(
@@ -383,8 +437,8 @@ class GuardRunnable(BatchRunnable):
         _refuse_keywords(self.tenant_key, kwargs)
         held = [chunk async for chunk in chunks]
         if held:
-            plan = await self.aplan([Stream(held)], [config])
-            given(_results([held], await self.ajudge(plan, [run_manager], [config]))[0])
+            stream = [Stream(held)]
+            held = given(_results(await self.ajudge(await self.aplan(stream, [config]), stream, [config]))[0])
         for chunk in held:
             yield chunk
 
@@ -400,6 +454,15 @@ class Stream:
     chunks: list[Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """Steps of rewritten values that are no outcome of any step: what edits of several steps made together."""
+
+    steps: list[Step]
+    tenants: list[str | None]
+    owners: list[int]
+
+
 def _refuse_keywords(tenant_key: str, keywords: dict[str, Any]) -> None:
     """A tenant or stage in the wrong place would be a check by the wrong policy."""
     for key in (tenant_key, "stage"):
@@ -410,15 +473,69 @@ def _refuse_keywords(tenant_key: str, keywords: dict[str, Any]) -> None:
             )
 
 
-def _events(result: list[Verdict] | LecGuardError, manager: _Manager) -> list[dict[str, Any]]:
-    if isinstance(result, LecGuardError) or not manager.handlers:
-        return []
-    return [verdict.to_dict() for verdict in result]
+def _acted(value: Any, reading: Reading | StreamReading, outcomes: Sequence[Outcome]) -> Passed | LecGuardError:
+    """A value with what came of its steps."""
+    verdict = severest([outcome.verdict for outcome in outcomes])
+    whole = value.chunks if isinstance(value, Stream) else value
+    held = [outcome for outcome in outcomes if outcome.text is None]
+    if held and not verdict.blocked:
+        waiting = next((outcome for outcome in held if outcome.ticket is not None), None)
+        if waiting is not None and waiting.ticket is not None:
+            return EscalationPending(waiting.verdict, waiting.ticket)
+        verdict = replace(held[0].verdict, action="block")
+    if held:
+        return Passed(verdict, whole, {})
+    edits = {at: outcome.edits for at, outcome in enumerate(outcomes) if outcome.edits}
+    notes = list(dict.fromkeys(note for outcome in outcomes for note in outcome.notes))
+    if not edits and not notes:
+        return Passed(verdict, whole, {})
+    if not edits and isinstance(reading, StreamReading) and len(reading.readings) != 1:
+        return Passed(verdict, whole, {})  # There is no place for notes.
+    try:
+        edited = reading.edited(edits)
+    except UneditableError:
+        # Each step's edits could be made, but not those of all together.
+        return Passed(replace(verdict, action="block"), whole, {})
+    tokens = {token: meant for outcome in outcomes for token, meant in outcome.tokens.items()}
+    if notes:
+        edited = [with_notes(edited[0], notes)] if isinstance(reading, StreamReading) else with_notes(edited, notes)
+    return Passed(verdict, edited, tokens)
 
 
-def _results(values: list[Any], results: list[Verdict | LecGuardError]) -> list[Any]:
+def _unread(plan: Plan, passed: Sequence[Passed | LecGuardError], outcomes: Sequence[Outcome]) -> _Unread:
+    """What is in rewritten values that nobody judged."""
+    unread = _Unread([], [], [])
+    for at, (one, own) in enumerate(zip(passed, plan.of_values(outcomes), strict=True)):
+        reading = plan.readings[at]
+        if not isinstance(one, Passed) or one.verdict.blocked or reading is None or not any(o.edits for o in own):
+            continue
+        new: Reading | StreamReading
+        if isinstance(reading, StreamReading):
+            old = reading.readings[0]
+            new = read_stream(one.value, old.stage, old.request)
+        else:
+            new = read(one.value, reading.stage, reading.request)
+        known = {(step.stage, outcome.text) for step, outcome in zip(reading.steps, own, strict=True)}
+        first = sum(len(before.steps) for before in plan.readings[:at] if before is not None)
+        for step in new.steps:
+            if (step.stage, step.text) not in known:
+                unread.steps.append(step)
+                unread.tenants.append(plan.tenants[first])
+                unread.owners.append(at)
+    return unread
+
+
+def _hold(passed: list[Passed | LecGuardError], unread: _Unread, verdicts: Sequence[Verdict]) -> None:
+    """Hold back values of which something has to be acted on that nobody judged before."""
+    for at, verdict in zip(unread.owners, verdicts, strict=True):
+        one = passed[at]
+        if isinstance(one, Passed) and verdict.action not in ("allow", "flag"):
+            passed[at] = replace(one, verdict=replace(one.verdict, action="block", rule=verdict.rule))
+
+
+def _results(results: Sequence[Passed | LecGuardError]) -> list[Any]:
     """What `Runnable.batch` wants: a value or an exception each."""
     return [
-        result if isinstance(result, LecGuardError) else GuardBlocked(result) if result.blocked else value
-        for value, result in zip(values, results, strict=True)
+        one if isinstance(one, LecGuardError) else GuardBlocked(one.verdict) if one.verdict.blocked else one.value
+        for one in results
     ]

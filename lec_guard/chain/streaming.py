@@ -4,37 +4,82 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.messages import BaseMessage, BaseMessageChunk
 
-from lec_guard.chain.messages import DEEPEST, Texts, is_scalar, items_of, steps_of
-from lec_guard.step import Stage, Step
+from lec_guard.chain.lens import Reading, UneditableError, read
+from lec_guard.chain.messages import DEEPEST, Texts, is_scalar, items_of
+from lec_guard.step import Edit, Stage, Step
 
 
-def steps_of_stream(chunks: Sequence[Any], stage: Stage | None = None, request: str | None = None) -> list[Step]:
-    """The steps in a stream that was held whole: those of what its chunks add up to.
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamReading:
+    """The steps of a stream that was held whole, and the way back.
+
+    Attributes:
+        steps: The steps of what its chunks add up to. Where they do not add up, each is read by itself, and besides all
+            their texts in one piece.
+        readings: What the chunks add up to: one reading, or several.
+    """
+
+    steps: list[Step]
+    readings: list[Reading]
+
+    def edited(self, edits: Mapping[int, Sequence[Edit]]) -> list[Any]:
+        """The stream with texts of its steps edited, in one chunk.
+
+        Args:
+            edits: By a step's position in `steps`, edits of its text.
+
+        Returns:
+            New chunks.
+
+        Raises:
+            UneditableError: If its chunks do not add up, or as of `Reading.edited`.
+        """
+        if len(self.readings) != 1:
+            raise UneditableError("chunks of several kinds can't be edited together")
+        return [self.readings[0].edited(edits)]
+
+    def mapped(self, change: Callable[[str], str]) -> list[Any]:
+        """The stream with every text in it changed, a chunk for each thing that its chunks add up to.
+
+        Args:
+            change: What becomes of a text.
+
+        Returns:
+            New chunks.
+
+        Raises:
+            UneditableError: As of `Reading.mapped`.
+        """
+        return [reading.mapped(change) for reading in self.readings]
+
+
+def read_stream(chunks: Sequence[Any], stage: Stage | None = None, request: str | None = None) -> StreamReading:
+    """Read a stream that was held whole.
 
     Args:
         chunks: All chunks, in order.
-        stage: As for `steps_of`.
-        request: As for `steps_of`.
+        stage: As for `read`.
+        request: As for `read`.
 
     Returns:
-        At least one step, unless there are no chunks. Where chunks do not add up, each is read by itself, and
-        besides all their texts in one piece.
+        At least one step, unless there are no chunks.
 
     Raises:
         UnsupportedValueError: If a chunk can't be read.
     """
-    totals = _totals(list(chunks), 0)
-    steps = [step for total in totals for step in steps_of(total, stage, request)]
-    if len(totals) > 1:
+    readings = [read(total, stage, request) for total in _totals(list(chunks), 0)]
+    steps = [step for reading in readings for step in reading.steps]
+    if len(readings) > 1:
         for own in dict.fromkeys(step.stage for step in steps):
             texts = [step.text for step in steps if step.stage == own]
             context = next((step.context for step in steps if step.stage == own), None)
             steps.append(Step(stage=own, text="".join(texts), context=context))
-    return list(dict.fromkeys(steps))
+    return StreamReading(list(dict.fromkeys(steps)), readings)
 
 
 def whole(chunks: Sequence[Any]) -> Any:

@@ -13,6 +13,7 @@ import rich.progress
 import rich.table
 import typer
 
+from lec_guard.act.effects import Effects
 from lec_guard.cli.rows import CHUNK, Row, read_rows
 from lec_guard.cli.terminal import BLOCKED, FAILED, action_cell, cell, console, fail, plain, stage_of
 from lec_guard.errors import BundleError, LecGuardError, PolicyError
@@ -46,7 +47,10 @@ def check(
 ) -> None:
     """Judge a text, or every line of a file.
 
-    Exit code 0: all allowed or flagged; 3: at least one blocked; 2: wrong usage, policy or bundle; 1: the
+    Texts are rewritten as the policy says, and nobody is asked: where somebody would have to allow a text, or a chat
+    model to write it anew, it is held back.
+
+    Exit code 0: all may pass; 3: at least one may not; 2: wrong usage, policy or bundle; 1: the
     detector failed for at least one, whose verdict is what the policy's `fail` says.
 
     A line of --jsonl has "text" and perhaps "id", "context", "stage", "tool" (a name, or an object with
@@ -61,15 +65,15 @@ def check(
         else:
             rows = [Row(text=_given(text), context=system, stage=stage_of(stage), tool=tool, tenant=tenant)]
         failures = _Failures()
-        guard = Guard.from_policies(policies, detector=detector, sinks=[failures])
+        guard = Guard.from_policies(policies, detector=detector, sinks=[failures], effects=Effects(ask=False))
         for row in rows:
             guard.policy(row.tenant)  # An unknown tenant in the last row costs no half-written result either.
-        blocked = False
+        held = False
         for chunk, outcomes in _judge(guard, rows):
-            blocked |= _print(chunk, outcomes, as_json=as_json)
+            held |= _print(chunk, outcomes, as_json=as_json)
         if failures.reasons:
             fail("\n".join(failures.reasons), FAILED)
-        if blocked:
+        if held:
             raise typer.Exit(BLOCKED)
     except (PolicyError, BundleError) as error:
         fail(str(error))
@@ -101,19 +105,20 @@ def _judge(guard: Guard, rows: list[Row]) -> Iterator[tuple[list[Row], list[Outc
 
 
 def _print(rows: list[Row], outcomes: list[Outcome], *, as_json: bool) -> bool:
-    """Print verdicts; returns whether one of them blocks."""
+    """Print verdicts; returns whether one of the texts may not pass."""
     if as_json:
         for row, outcome in zip(rows, outcomes, strict=True):
             typer.echo(json.dumps(_record(row, outcome)))
     else:
         console().print(_table(rows, outcomes))
-    return any(outcome.verdict.blocked for outcome in outcomes)
+    return any(outcome.text is None for outcome in outcomes)
 
 
 def _record(row: Row, outcome: Outcome) -> dict[str, Any]:
     verdict = outcome.verdict.to_dict()
     keys = ("action", "rule", "scores", "spans", "stage", "tenant", "policy", "policy_version", "detector_id", "ms")
-    return {"id": row.id, **{key: verdict[key] for key in keys}}
+    rewritten = {"text": outcome.text} if outcome.edits else {}
+    return {"id": row.id, **{key: verdict[key] for key in keys}, **rewritten}
 
 
 def _table(rows: list[Row], outcomes: list[Outcome]) -> rich.table.Table:

@@ -12,6 +12,11 @@ from lec_guard.observe.events import Event
 from lec_guard.observe.plain import field
 from lec_guard.observe.record import record
 
+_TOLD = (
+    "cause", "kind", "result", "section", "key", "resolution", "follows", "by", "failure",
+    "policy", "version", "before", "reason", "reason_hmac",
+)  # fmt: skip
+
 
 class ConsoleSink:
     r"""Writes one line an event, harmless to a terminal whatever stands in it.
@@ -21,6 +26,7 @@ class ConsoleSink:
     two. There are no colours and no markup.
 
         12:01:02.345 block    input        injection  tenant=acme policy=acme@1a2b3c injection.injection=0.98@6:20 3.1ms
+        12:01:02.346 effect rewrite  output       pii  tenant=acme result=rewritten again=allow rewrites=redact 0.4ms
 
     Args:
         stream: Where to write; None for the standard error as it is at that time.
@@ -53,16 +59,12 @@ class ConsoleSink:
 def _words(found: dict[str, Any]) -> list[str]:
     """The fields of a line: what happened first, then what it happened to."""
     kind, verdict = found["event"], found.get("verdict")
-    told = [
-        f"{name}={field(found[name], longest=300)}"
-        for name in ("cause", "policy", "version", "before", "reason", "reason_hmac")
-        if found.get(name)
-    ]
+    told = [f"{name}={field(found[name], longest=300)}" for name in _TOLD if found.get(name)]
     if verdict is None:
         return [kind, *told]
     head = [f"{verdict['action']:<8}", f"{verdict['stage']:<12}", field(verdict["rule"] or "-")]
     if kind != "verdict":
-        return [kind, *head, f"tenant={field(verdict['tenant'] or '-')}", *told]
+        return [kind, *head, f"tenant={field(verdict['tenant'] or '-')}", *told, *_effect(found)]
     cause = [f"cause={verdict['cause']}"] if verdict["cause"] else []
     policy = f"policy={field(verdict['policy'])}@{field(verdict['policy_version'][:12])}"
     other = [f"{_name(one)}={one['action']}" for one in verdict["judgements"] if not _counts(one)]
@@ -75,6 +77,16 @@ def _words(found: dict[str, Any]) -> list[str]:
         *other,
         f"{verdict['ms']:.1f}ms",
     ]
+
+
+def _effect(found: dict[str, Any]) -> list[str]:
+    """What was done to a text, and how long that took."""
+    again = [f"again={found['again']['action']}"] if found.get("again") else []
+    lists = [
+        f"{name}={','.join(field(one) for one in found[name])}" for name in ("rewrites", "failed") if found.get(name)
+    ]
+    took = [f"{found['ms']:.1f}ms"] if found.get("ms") is not None else []
+    return [*again, *lists, *took]
 
 
 def _scores(verdict: dict[str, Any]) -> list[str]:

@@ -11,7 +11,16 @@ from functools import cache
 from numbers import Integral, Real
 from typing import Any, assert_never
 
-from lec_guard.observe.events import BypassEvent, ErrorEvent, Event, PolicyReloaded, ReloadRefused, VerdictEvent
+from lec_guard.observe.events import (
+    BypassEvent,
+    EffectEvent,
+    ErrorEvent,
+    EscalationResolved,
+    Event,
+    PolicyReloaded,
+    ReloadRefused,
+    VerdictEvent,
+)
 from lec_guard.step import Verdict
 
 _LEFT_OUT = frozenset({"message", "messages"})
@@ -22,7 +31,9 @@ def record(event: Event, *, key: bytes, include_text: bool = False) -> dict[str,
     """An event as plain dicts, lists and scalars, ready for JSON.
 
     What a detector said of its failure may quote what it read. It is kept as `reason_hmac`, by which the same failures
-    are known again, and in full only where asked. Why a policy was refused stays: it is about the operator's own file.
+    are known again, and in full only where asked; the type of its error stays. Why a policy was refused stays: it is
+    about the operator's own file. Who answered an escalation stays as it was told, so whoever shows it has to make it
+    harmless.
 
     Args:
         event: What happened.
@@ -30,9 +41,8 @@ def record(event: Event, *, key: bytes, include_text: bool = False) -> dict[str,
         include_text: Whether `reason` holds a detector's own words.
 
     Returns:
-        `event`, which says what happened, and what the event holds: `verdict` (without the messages for users),
-        `cause`, `reason` and `reason_hmac`; or `policy`, `version`, `before`, `reason`. A score that is no number is
-        None.
+        `event`, which says what happened, and what the event holds under the same names: `verdict` and `again` without
+        the messages for users, and beside `reason` its hash as `reason_hmac`. A score that is no number is None.
     """
     match event:
         case VerdictEvent():
@@ -42,12 +52,17 @@ def record(event: Event, *, key: bytes, include_text: bool = False) -> dict[str,
             return {
                 "event": "error",
                 "cause": event.cause,
+                "kind": event.kind,
                 "reason": reason if include_text else None,
                 "reason_hmac": None if reason is None else keyed_hash(key, reason),
                 "verdict": _verdict(event.verdict),
             }
         case BypassEvent():
             return {"event": "bypass", "cause": event.cause, "verdict": _verdict(event.verdict)}
+        case EffectEvent():
+            return {"event": "effect", **_told(event)}
+        case EscalationResolved():
+            return {"event": "escalation_resolved", **_told(event)}
         case PolicyReloaded():
             return {"event": "policy_reloaded", **_plain(event)}
         case ReloadRefused():
@@ -67,6 +82,12 @@ def keyed_hash(key: bytes, text: str) -> str:
         32 hexadecimal digits.
     """
     return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+
+
+def _told(event: EffectEvent | EscalationResolved) -> dict[str, Any]:
+    kind: type = type(event)
+    told = {name: getattr(event, name) for name in _names(kind)}
+    return {name: _verdict(value) if isinstance(value, Verdict) else _plain(value) for name, value in told.items()}
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:

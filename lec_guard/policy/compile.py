@@ -11,12 +11,14 @@ from lec_guard.policy.allow import AllowList, allow_lists
 from lec_guard.policy.budget import Bar, Quantiles, TooFew, at_length, bars, bounded, fixed, realised, too_few
 from lec_guard.policy.messages import Messages, in_order
 from lec_guard.policy.resolve import Policy
-from lec_guard.policy.schema import TOOL_STAGES, Fail, Rule, nearest
+from lec_guard.policy.schema import TOOL_STAGES, Fail, Quarantine, RedactPii, Rule, nearest
 from lec_guard.policy.tools import TooMany, compiled, ways
 from lec_guard.step import STAGES, Action, Stage, ToolRef
 
 STOPPING: tuple[Action, ...] = ("rewrite", "escalate", "block")
 """Actions after which a text does not pass as it is: what a budget counts."""
+
+_ENTITY = re.compile(r"[A-Z][A-Z0-9_]*")
 
 _BLOCK = Fail()
 
@@ -87,6 +89,7 @@ class Reading:
         bars: Thresholds by length; empty where `lowest` holds for all.
         action: What follows.
         section: The section of `rewrite` or `escalations`.
+        seals: Whether that section is a quarantine.
         message: What to tell the user.
     """
 
@@ -97,6 +100,7 @@ class Reading:
     bars: tuple[Bar, ...]
     action: Action
     section: str | None
+    seals: bool
     message: Messages
 
     def threshold(self, windows: int) -> float:
@@ -183,6 +187,18 @@ def compile_policy(policy: Policy, heads: Heads) -> Compiled:
     )
 
 
+def finds_entities(labels: Sequence[str]) -> bool:
+    """Whether a head finds things in a text, and does not score the whole of it.
+
+    Args:
+        labels: The labels that it can raise.
+
+    Returns:
+        Whether all of them are written as entity types are: `EMAIL_ADDRESS`.
+    """
+    return bool(labels) and all(_ENTITY.fullmatch(label) for label in labels)
+
+
 def _missing(policy: Policy, heads: Heads) -> Iterator[str]:
     """What rules read and the detector does not give."""
     for rule in policy.rules:
@@ -195,6 +211,14 @@ def _missing(policy: Policy, heads: Heads) -> Iterator[str]:
             for label in one.labels or ():
                 if label not in labels:
                     yield f"{where}: head {rule.head!r} has no label {label!r}{nearest(label, labels)}"
+            way = policy.rewrite.get(one.rewrite or "")
+            if isinstance(way, RedactPii):
+                if not finds_entities(labels):
+                    yield f"{where}: redact_pii takes out what a head finds, and head {rule.head!r} finds no entities"
+                    continue
+                for entity in way.entities or ():
+                    if entity not in labels:
+                        yield f"{where}: head {rule.head!r} finds no {entity!r}{nearest(entity, labels)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +284,7 @@ class _Stage:
             bars=found if len(thresholds) > 1 else (),
             action=rule.action,
             section=rule.rewrite or rule.escalation,
+            seals=isinstance(policy.rewrite.get(rule.rewrite or ""), Quarantine),
             message=Messages(in_order(text.texts, policy.locale, policy.where(f"rules.{rule.name}"))),
         )
 
@@ -279,7 +304,8 @@ class _Stage:
         rate = strictest.max_fpr or 0.0
         taken: dict[str, float] = {}
         for rule in rules:
-            if rule.threshold is None:
+            # What finds entities is right or wrong about each of them: no share of texts that score high by chance.
+            if rule.threshold is None or finds_entities(self._heads.labels[rule.head]):
                 continue
             known = self._known(rule.head)
             own = realised(known, fixed(known, rule.threshold))

@@ -48,7 +48,7 @@ class Decision:
 _NOTHING = Decision(action="allow")
 
 
-def decide(policy: Compiled, step: Step, read: Scores | Cause) -> Decision:
+def decide(policy: Compiled, step: Step, read: Scores | Cause, *, sealed: bool = False) -> Decision:
     """Read all rules of the step's stage; the severest one that matches wins.
 
     A text without anything that the model can read is blocked, whatever the rules say. One that is on the allow list
@@ -58,6 +58,8 @@ def decide(policy: Compiled, step: Step, read: Scores | Cause) -> Decision:
         policy: The policy.
         step: The step.
         read: What the detector said of it, or why it said nothing.
+        sealed: Whether the text passes quarantined: rules that ask for a quarantine have what they want, and don't
+            count.
 
     Returns:
         The decision.
@@ -90,6 +92,8 @@ def decide(policy: Compiled, step: Step, read: Scores | Cause) -> Decision:
             raise PolicyError(
                 f"rule {one.name!r} reads head {one.head!r}, which detector {read.detector_id} did not score"
             ) from None
+    if sealed:
+        matched = [one for one in matched if not one.seals]
     if not matched and not allowed and isinstance(read, Scores) and read.unread is None:
         return _NOTHING
     # Lists and sets, because a generator costs more than what is done in it.

@@ -18,10 +18,12 @@ from lec_guard.policy.document import Document, parse_document, read_file
 from lec_guard.policy.messages import Messages, in_order
 from lec_guard.policy.reach import check_url, inside
 from lec_guard.policy.schema import (
+    QUARANTINED,
     Allowed,
     Escalation,
     Fail,
     PolicyFile,
+    Quarantine,
     Queue,
     Regenerate,
     Replace,
@@ -311,6 +313,8 @@ def _check(policy: Policy, hosts: Sequence[str]) -> None:
             way = policy.rewrite.get(one.rewrite or "")
             if isinstance(way, Regenerate) and "tool_input" in one.stages:
                 mistakes.append(f"{where}: regenerate can't write a tool's arguments anew; leave out tool_input")
+            if isinstance(way, Quarantine) and not set(one.stages) <= set(QUARANTINED):
+                mistakes.append(f"{where}: quarantine is for text of others: {', '.join(QUARANTINED)} only")
             waits = one.action == "escalate" or isinstance(way, Regenerate) or (way and way.then == "escalate")
             if waits and "output" in one.stages and policy.hold_back != "all":
                 mistakes.append(f"{where}: at output this needs hold_back: all")

@@ -24,6 +24,9 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 TOOL_STAGES: tuple[Stage, ...] = ("tool_input", "tool_output", "tool_definition")
 """Stages at which a step belongs to a tool."""
 
+QUARANTINED: tuple[Stage, ...] = ("input", "tool_output", "retrieval")
+"""Stages whose texts can be marked as untrusted: those that somebody else wrote and a model reads."""
+
 Name = Annotated[str, Field(pattern=NAME)]
 _Names = Annotated[tuple[Name, ...], Field(min_length=1)]
 _Labels = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
@@ -315,15 +318,35 @@ class Regenerate(_Rewrite):
     Attributes:
         kind: `regenerate`.
         instruction: What it is told.
+        model: The name under which the model is registered.
+        timeout_ms: Milliseconds until the next action follows.
         then: What follows where the text still fails.
         escalation: Whom `then: escalate` asks.
     """
 
     kind: Literal["regenerate"]
     instruction: Annotated[str, Field(min_length=1, max_length=4000)]
+    model: Name = "default"
+    timeout_ms: Annotated[int, Field(strict=True, gt=0, le=600_000)] = 30_000
 
 
-Rewrite = Annotated[RedactPii | DropSpans | Quarantine | Replace | Regenerate, Field(discriminator="kind")]
+class RegisteredRewrite(_Rewrite):
+    """A rewriter of the application's own.
+
+    Attributes:
+        kind: `registered`.
+        name: The name under which it is registered.
+        then: What follows where the text still fails.
+        escalation: Whom `then: escalate` asks.
+    """
+
+    kind: Literal["registered"]
+    name: Name
+
+
+Rewrite = Annotated[
+    RedactPii | DropSpans | Quarantine | Replace | Regenerate | RegisteredRewrite, Field(discriminator="kind")
+]
 """A way to change a text so that it may pass."""
 
 
@@ -368,6 +391,7 @@ class SecondOpinion(_Escalation):
     Attributes:
         kind: `second_opinion`.
         question: What it is to decide.
+        model: The name under which the model is registered.
         timeout_ms: Milliseconds until `on_timeout`.
         on_timeout: What follows then.
         on_error: What follows where it fails.
@@ -375,6 +399,7 @@ class SecondOpinion(_Escalation):
 
     kind: Literal["second_opinion"]
     question: Annotated[str, Field(min_length=1, max_length=4000)]
+    model: Name = "default"
     timeout_ms: Annotated[int, Field(strict=True, gt=0, le=600_000)] = 30_000
 
 
@@ -386,7 +411,7 @@ class Queue(_Escalation):
         url: The database: not given, a file of this machine; or `postgresql+psycopg://host/name` on a host that the
             operator allows.
         wait_ms: Milliseconds for which the caller waits before it gets a ticket.
-        expires_s: Seconds until `on_timeout`.
+        expires_s: Seconds until `on_timeout`; a decision then counts for as long.
         on_timeout: What follows then.
         on_error: What follows where the queue fails.
     """
@@ -397,7 +422,21 @@ class Queue(_Escalation):
     expires_s: Annotated[int, Field(strict=True, gt=0)] = 86_400
 
 
-Escalation = Annotated[Interrupt | Webhook | SecondOpinion | Queue, Field(discriminator="kind")]
+class RegisteredEscalation(_Escalation):
+    """Somebody whom the application asks in a way of its own.
+
+    Attributes:
+        kind: `registered`.
+        name: The name under which it is registered.
+        on_timeout: What follows where nobody answers in time.
+        on_error: What follows where it fails.
+    """
+
+    kind: Literal["registered"]
+    name: Name
+
+
+Escalation = Annotated[Interrupt | Webhook | SecondOpinion | Queue | RegisteredEscalation, Field(discriminator="kind")]
 """Somebody who decides instead of the policy."""
 
 

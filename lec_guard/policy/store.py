@@ -26,7 +26,7 @@ from lec_guard.policy.folder import (
     list_folder,
 )
 from lec_guard.policy.reach import inside
-from lec_guard.policy.resolve import DetectorRef, Source, follow, read_source, resolve
+from lec_guard.policy.resolve import DetectorRef, Policy, Source, follow, read_source, resolve
 from lec_guard.policy.schema import nearest
 
 EAGER = 100
@@ -196,15 +196,24 @@ class PolicyStore:
             policy file, which is then the default; or None for the packaged default.
         heads: What detectors give.
         most: Tenants whose policies are kept ready.
+        fits: Refuses a policy that asks for what the application has not; None where that does not matter.
 
     Raises:
         PolicyError: If a file is missing or wrong; every wrong line of a file is told. Of more than `EAGER` tenants
             each is read at its first step, and `lec-guard policy check` reads all.
     """
 
-    def __init__(self, path: str | Path | None, heads: FindHeads, *, most: int = MOST) -> None:
+    def __init__(
+        self,
+        path: str | Path | None,
+        heads: FindHeads,
+        *,
+        most: int = MOST,
+        fits: Callable[[Policy], None] | None = None,
+    ) -> None:
         self.path = BUILTIN if path is None else Path(path)
         self._heads = heads
+        self._fits = fits
         self._most = most
         self._loading = threading.RLock()
         # Under that lock: what tenants' policies were made of, and what was told of changes that are not in force.
@@ -560,7 +569,10 @@ class PolicyStore:
     def _ready_made(
         self, name: str, chain: Sequence[Source], shared: _Shared, read: Callable[[Path], bytes] = read_file
     ) -> Compiled:
-        return make_ready(name, chain, shared.hosts, self._heads, read)
+        made = make_ready(name, chain, shared.hosts, self._heads, read)
+        if self._fits is not None:
+            self._fits(made.policy)
+        return made
 
 
 def make_ready(

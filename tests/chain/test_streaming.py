@@ -3,19 +3,19 @@ from __future__ import annotations
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables.utils import AddableDict
 
-from lec_guard.chain.streaming import steps_of_stream, whole
+from lec_guard.chain.streaming import read_stream, whole
 from tests.chain.values import ATTACK
 
 
 def texts(chunks: list[object]) -> list[str]:
-    return [step.text for step in steps_of_stream(chunks, "output")]
+    return [step.text for step in read_stream(chunks, "output").steps]
 
 
 def test_chunks_that_add_up_are_read_as_one() -> None:
     assert texts(["a ", "b"]) == ["a b"]
     assert texts([AIMessageChunk(content="a "), AIMessageChunk(content="b")]) == ["a b"]
     assert texts([["ignore"], ["all"]]) == ["ignore\nall"]
-    assert steps_of_stream([]) == []
+    assert read_stream([]).steps == []
 
 
 def test_dicts_add_up_key_by_key() -> None:
@@ -40,11 +40,11 @@ def test_chunks_whose_metadata_do_not_add_up_are_still_one_text() -> None:
 def test_chunks_of_different_messages_keep_their_stages() -> None:
     from langchain_core.messages import ChatMessageChunk, SystemMessageChunk, ToolMessageChunk
 
-    steps = steps_of_stream([AIMessageChunk(content="hi"), ToolMessageChunk(content="x", tool_call_id="1")])
+    steps = read_stream([AIMessageChunk(content="hi"), ToolMessageChunk(content="x", tool_call_id="1")]).steps
     assert {step.stage for step in steps} == {"output", "tool_output"}
-    steps = steps_of_stream([SystemMessageChunk(content="x"), AIMessageChunk(content=ATTACK)])
+    steps = read_stream([SystemMessageChunk(content="x"), AIMessageChunk(content=ATTACK)]).steps
     assert ("output", ATTACK) in [(step.stage, step.text) for step in steps]
-    assert steps_of_stream([ChatMessageChunk(role="user", content="a"), ChatMessageChunk(role="ai", content="b")])
+    assert read_stream([ChatMessageChunk(role="user", content="a"), ChatMessageChunk(role="ai", content="b")]).steps
 
 
 def test_chunks_of_different_kinds_are_read_apart_and_in_one_piece() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from lec_guard import BypassEvent, ErrorEvent, PolicyReloaded, ReloadRefused, Span, VerdictEvent
 from lec_guard.observe.console import ConsoleSink
-from tests.observe.made import EVENTS, HOSTILE, failed, judged
+from tests.observe.made import EVENTS, HOSTILE, effect, failed, judged, resolved
 
 
 def shown(event: object, **options: object) -> str:
@@ -39,7 +39,27 @@ def test_a_verdict_says_what_was_decided_and_why():
 def test_a_bypass_and_an_error_say_their_cause():
     bypass = shown(EVENTS[2])[13:]
     assert bypass == "bypass allow    input        fail:timeout tenant=acme cause=timeout\n"
-    assert re.search(r"error block .* cause=error reason_hmac=[0-9a-f]{32}\n", shown(failed()))
+    assert re.search(r"error block .* cause=error kind=OSError reason_hmac=[0-9a-f]{32}\n", shown(failed()))
+
+
+def test_what_came_of_a_step_says_what_was_done_what_failed_and_how_long_it_took():
+    assert shown(effect())[13:] == (
+        "effect rewrite  input        pii tenant=acme result=rewritten again=allow rewrites=redact "
+        'failed="floor:drop: TimeoutError" 2500.0ms\n'
+    )
+    bare = effect(result="blocked", rewrites=(), again=None, failed=())
+    assert shown(bare)[13:] == "effect rewrite  input        pii tenant=acme result=blocked 2500.0ms\n"
+    several = effect(rewrites=("redact", "a,b"))
+    assert ' rewrites=redact,"a,b" ' in shown(several)
+
+
+def test_an_answer_says_who_gave_it_and_what_follows():
+    assert shown(resolved())[13:] == (
+        "escalation_resolved escalate input        transfer tenant=acme section=floor:reviewer "
+        "key=0123456789abcdef0123456789abcdef resolution=allow follows=allow by=Ada 90000.0ms\n"
+    )
+    failure = resolved(resolution="error", follows="block", by=None, failure="ConnectError")
+    assert " resolution=error follows=block failure=ConnectError 90000.0ms\n" in shown(failure)
 
 
 def test_reloads_say_what_changed():
@@ -68,6 +88,9 @@ def hostile() -> list[object]:
         VerdictEvent(verdict=verdict),
         ErrorEvent(verdict=verdict, cause="error", reason=HOSTILE),
         BypassEvent(verdict=verdict, cause="error"),
+        ErrorEvent(verdict=verdict, cause="error", reason=None, kind=HOSTILE),
+        effect(verdict=verdict, again=verdict, rewrites=(HOSTILE, HOSTILE), failed=(HOSTILE,)),
+        resolved(verdict=verdict, section=HOSTILE, key=HOSTILE, by=HOSTILE, failure=HOSTILE),
         PolicyReloaded(policy=HOSTILE, version=HOSTILE, before=HOSTILE),
         ReloadRefused(policy=HOSTILE, reason=HOSTILE, version=HOSTILE),
     ]
@@ -88,6 +111,8 @@ def test_no_word_passes_for_another_field():
     line = shown(VerdictEvent(verdict=judged(tenant="x policy=default@1 0.0ms", rule="a b")))
     assert ' tenant="x policy=default@1 0.0ms" ' in line
     assert ' "a b" ' in line
+    assert ' by="Ada follows=block" ' in shown(resolved(by="Ada follows=block"))
+    assert ' by="' + "x" * 299 + "…" in shown(resolved(by="x" * 1000))
 
 
 def test_a_stream_that_knows_only_ascii_takes_it():

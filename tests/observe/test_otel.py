@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from lec_guard import SinkError, VerdictEvent
 from lec_guard.observe.otel import OpenTelemetrySink
-from tests.observe.made import EVENTS, HOSTILE, failed, judged
+from tests.observe.made import EVENTS, HOSTILE, effect, failed, judged, resolved
 
 
 class Collected:
@@ -99,6 +99,73 @@ def test_each_head_is_a_result_in_the_names_of_the_conventions(collected):
     ]
 
 
+def test_acting_on_a_step_is_a_span_with_the_second_judgement(collected):
+    again = judged(action="allow", rule=None, scores={"injection": {"injection": 0.2}})
+    collected.sink.emit(effect(again=again, failed=()))
+    (span,) = collected.spans()
+    assert span.name == "lec_guard.effect input"
+    assert span.end_time - span.start_time == 2_500_000_000
+    assert dict(span.attributes) == {
+        "lec_guard.action": "rewrite",
+        "lec_guard.stage": "input",
+        "lec_guard.rule": "pii",
+        "lec_guard.tenant": "acme",
+        "lec_guard.policy.name": "acme",
+        "lec_guard.policy.version": "0123456789abcdef",
+        "lec_guard.effect.result": "rewritten",
+        "lec_guard.effect.rewrites": ("redact",),
+        "lec_guard.effect.failed": (),
+        "lec_guard.effect.again": "allow",
+    }
+    (event,) = span.events
+    assert event.name == "gen_ai.evaluation.result"
+    assert event.attributes["gen_ai.evaluation.score.value"] == 0.2
+    assert span.status.status_code is trace.StatusCode.UNSET
+    assert collected.points("lec_guard.check.duration") == {}
+
+
+def test_an_answer_is_a_span_and_a_result_that_do_not_say_whose(collected):
+    collected.sink.emit(resolved())
+    (span,) = collected.spans()
+    assert span.name == "lec_guard.escalation floor:reviewer"
+    assert span.end_time - span.start_time == 90_000_000_000
+    assert dict(span.attributes) == {
+        "lec_guard.action": "escalate",
+        "lec_guard.stage": "input",
+        "lec_guard.rule": "transfer",
+        "lec_guard.tenant": "acme",
+        "lec_guard.policy.name": "acme",
+        "lec_guard.policy.version": "0123456789abcdef",
+        "lec_guard.escalation.section": "floor:reviewer",
+        "lec_guard.escalation.key": "0123456789abcdef0123456789abcdef",
+        "lec_guard.escalation.resolution": "allow",
+        "lec_guard.escalation.follows": "allow",
+    }
+    assert [(event.name, dict(event.attributes)) for event in span.events] == [
+        (
+            "gen_ai.evaluation.result",
+            {"gen_ai.evaluation.name": "floor:reviewer", "gen_ai.evaluation.score.label": "allow"},
+        )
+    ]
+    assert "Ada" not in span.to_json()
+
+
+@pytest.mark.parametrize(
+    ("event", "kind"),
+    [
+        (effect(failed=("floor:drop: OSError", "redact: ValueError")), "OSError"),
+        (resolved(resolution="error", follows="block", failure="ConnectError"), "ConnectError"),
+        (resolved(resolution="timeout", follows="allow"), "timeout"),
+    ],
+)
+def test_what_failed_and_what_came_too_late_is_an_error_of_its_span(collected, event, kind):
+    collected.sink.emit(event)
+    (span,) = collected.spans()
+    assert span.status.status_code is trace.StatusCode.ERROR
+    assert span.attributes["error.type"] == kind
+    assert not any("floor:reviewer" in str(one.attributes) for one in span.events)
+
+
 def test_a_span_belongs_to_the_one_that_called(collected):
     with collected.tracers.get_tracer("app").start_as_current_span("chat") as parent:
         collected.sink.emit(VerdictEvent(verdict=judged()))
@@ -131,7 +198,15 @@ def test_every_event_is_measured_where_it_belongs(collected):
     assert duration[0] == ("block", "injection", "input", "acme")
     assert (duration[1].count, duration[1].sum) == (1, 0.0015)
     assert duration[1].explicit_bounds[0] == 0.0005
-    assert {key: point.value for key, point in collected.points("lec_guard.errors").items()} == {("error", "input"): 1}
+    assert {key: point.value for key, point in collected.points("lec_guard.errors").items()} == {
+        ("error", "OSError", "input"): 1
+    }
+    (acted,) = collected.points("lec_guard.effect.duration").items()
+    assert acted[0] == ("rewrite", "True", "rewritten", "input", "acme")
+    assert (acted[1].count, acted[1].sum) == (1, 2.5)
+    (asked,) = collected.points("lec_guard.escalation.duration").items()
+    assert asked[0] == ("allow", "allow", "floor:reviewer")
+    assert (asked[1].count, asked[1].sum, asked[1].explicit_bounds[-1]) == (1, 90.0, 86400.0)
     assert {key: point.value for key, point in collected.points("lec_guard.bypasses").items()} == {
         ("timeout", "input", "acme"): 1
     }
@@ -152,6 +227,18 @@ def test_no_flood_of_tenants_makes_more_than_so_many_series():
     collected.meters.shutdown()
 
 
+def test_no_flood_of_sections_or_kinds_makes_more_than_so_many_series():
+    collected = Collected(sections=1)
+    for number in range(100):
+        collected.sink.emit(resolved(section=f"s{number}"))
+        collected.sink.emit(failed(kind=f"Error{number}"))
+    assert {key[2] for key in collected.points("lec_guard.escalation.duration")} == {"s0", "other"}
+    assert {span.name for span in collected.spans()} == {"lec_guard.escalation s0", "lec_guard.escalation other"}
+    assert len(collected.points("lec_guard.errors")) == 51
+    collected.tracers.shutdown()
+    collected.meters.shutdown()
+
+
 def test_no_text_leaves(collected):
     with collected.tracers.get_tracer("app").start_as_current_span("chat"):
         collected.sink.emit(failed("could not read 'xyzzy'"))
@@ -165,6 +252,16 @@ def test_a_name_that_is_no_utf_8_can_be_sent(collected):
     (span,) = collected.spans()
     for name in ("lec_guard.tenant", "lec_guard.rule", "lec_guard.policy.name"):
         assert span.attributes[name].encode("utf-8")
+    verdict = judged(tenant=HOSTILE)
+    collected.sink.emit(effect(verdict=verdict, rewrites=(HOSTILE,), failed=(HOSTILE,)))
+    collected.sink.emit(resolved(verdict=verdict, section=HOSTILE, resolution="error", failure=HOSTILE))
+    collected.sink.emit(resolved(verdict=verdict, section=HOSTILE))
+    for span in collected.spans():
+        assert span.name.encode("utf-8")
+        for own in (span.attributes, *(one.attributes for one in span.events)):
+            for value in own.values():
+                for word in value if isinstance(value, tuple) else (value,):
+                    assert str(word).encode("utf-8")
 
 
 def test_without_an_sdk_nothing_happens():

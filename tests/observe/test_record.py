@@ -10,7 +10,7 @@ import pytest
 
 from lec_guard import ErrorEvent, Span, Verdict, VerdictEvent
 from lec_guard.observe.record import keyed_hash, record
-from tests.observe.made import EVENTS, HOSTILE, failed, judged
+from tests.observe.made import EVENTS, HOSTILE, effect, failed, judged, resolved
 
 KEY = b"k" * 32
 
@@ -23,7 +23,15 @@ def test_every_event_is_plain_data(event):
 
 def test_every_kind_of_event_has_a_name_of_its_own():
     names = [record(event, key=KEY)["event"] for event in EVENTS]
-    assert names == ["verdict", "error", "bypass", "policy_reloaded", "reload_refused"]
+    assert names == [
+        "verdict",
+        "error",
+        "bypass",
+        "effect",
+        "escalation_resolved",
+        "policy_reloaded",
+        "reload_refused",
+    ]
 
 
 def test_a_verdict_keeps_every_attribute_but_the_words_for_users():
@@ -37,7 +45,7 @@ def test_a_verdict_keeps_every_attribute_but_the_words_for_users():
 def test_what_a_detector_said_is_only_a_keyed_hash():
     found = record(failed(), key=KEY)
     assert "xyzzy" not in json.dumps(found)
-    assert (found["reason"], found["cause"]) == (None, "error")
+    assert (found["reason"], found["cause"], found["kind"]) == (None, "error", "OSError")
     assert found["reason_hmac"] == record(failed(), key=KEY)["reason_hmac"]
     assert found["reason_hmac"] != record(failed(), key=b"x" * 32)["reason_hmac"]
     assert found["reason_hmac"] != record(failed("another"), key=KEY)["reason_hmac"]
@@ -45,6 +53,23 @@ def test_what_a_detector_said_is_only_a_keyed_hash():
 
 def test_what_a_detector_said_is_kept_where_asked():
     assert record(failed(), key=KEY, include_text=True)["reason"] == "could not read 'xyzzy'"
+
+
+@pytest.mark.parametrize("event", [effect(), resolved()])
+def test_what_came_of_a_step_is_kept_whole_but_for_the_words_for_users(event):
+    found = record(event, key=KEY)
+    assert set(found) == {"event", *(one.name for one in dataclasses.fields(event))}
+    for name in ("verdict", "again"):
+        if name in found:
+            own = record(VerdictEvent(verdict=getattr(event, name)), key=KEY)
+            assert found[name] == own["verdict"]
+    plain = {name: value for name, value in found.items() if name not in ("event", "verdict", "again")}
+    own = {name: getattr(event, name) for name in plain}
+    assert plain == {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
+
+
+def test_a_text_that_was_not_judged_again_has_no_judgement():
+    assert record(effect(again=None), key=KEY)["again"] is None
 
 
 def test_no_reason_has_no_hash():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,6 +132,15 @@ def test_a_threshold_that_leaves_nothing_of_the_budget_is_refused():
     assert told.startswith(
         f"{FILE}:2:5: the other rules of input alone stop 0.5 of harmless steps; nothing is left of max_fpr 0.01"
     )
+
+
+def test_what_finds_entities_stands_outside_of_budgets():
+    text = rules(rule("a", threshold=None, max_fpr=0.01), rule("b", head="pii", threshold=0.5))
+    alone = compiled(rules(rule("a", threshold=None, max_fpr=0.01)), known())
+    finding = replace(known(), labels={**known().labels, "pii": ("EMAIL_ADDRESS", "CREDIT_CARD")})
+    assert of(compiled(text, finding), "a").bars == of(alone, "a").bars
+    scoring = replace(known(), labels={**known().labels, "pii": ("EMAIL_ADDRESS", "other")})
+    assert "nobody knows" in refused(text, scoring)
 
 
 def test_a_budget_beside_a_threshold_of_which_nobody_knows_what_it_stops_is_refused():

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from lec_guard import Guard, Scores, Step, ToolRef, Verdict
-from lec_guard import guard as flow
+from lec_guard import Effects, Guard, Scores, Step, ToolRef, Verdict, judging
+from lec_guard import guard as guarding
 from lec_guard.detect.asking import Answer
 from lec_guard.detect.pool import DetectorPool
 from lec_guard.errors import BundleError, DetectorError
@@ -287,7 +287,8 @@ def assert_floor_holds(case: Case) -> None:
         for stem, content in files.items():
             # YAML holds JSON.
             (folder / f"{stem}.yaml").write_text(json.dumps(content), encoding="utf-8")
-        both, alone = Guard(folder, shared), Guard(folder / "floor.yaml", shared)
+        nobody = Effects(ask=False)
+        both, alone = Guard(folder, shared, effects=nobody), Guard(folder / "floor.yaml", shared, effects=nobody)
         both._asker = alone._asker = Script()  # type: ignore[assignment]
         lost = case.own_is_lost
         sections = {FLOOR_PREFIX + key: value for key, value in case.floor["escalations"].items()}
@@ -376,38 +377,38 @@ def assert_is_seen() -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_wrong_composition_is_seen(monkeypatch, mutant):
-    monkeypatch.setattr(flow, "compose", MUTANTS[mutant])
+    monkeypatch.setattr(judging, "compose", MUTANTS[mutant])
     assert_is_seen()
 
 
 def test_a_floor_that_waits_for_no_longer_than_the_tenant_is_seen(monkeypatch):
-    wanted = flow._wanted
-    monkeypatch.setattr(flow, "_wanted", lambda policies, step: wanted(replace(policies, floor=None), step))
+    wanted = judging.wanted
+    monkeypatch.setattr(guarding, "wanted", lambda policies, step: wanted(replace(policies, floor=None), step))
     assert_is_seen()
 
 
 def test_a_floor_that_reads_with_the_tenants_detector_is_seen(monkeypatch):
-    of = flow._Judged.of
+    of = judging.Judged.of
 
-    def read_by_one(step: Step, policies: Any, answers: Mapping[Any, Any]) -> Any:
+    def read_by_one(step: Step, policies: Any, answers: Mapping[Any, Any], *, sealed: bool) -> Any:
         own = answers.get(policies.live.policy.detector)
-        return of(step, policies, dict.fromkeys(answers, own))
+        return of(step, policies, dict.fromkeys(answers, own), sealed=sealed)
 
-    monkeypatch.setattr(flow._Judged, "of", read_by_one)
+    monkeypatch.setattr(judging.Judged, "of", read_by_one)
     assert_is_seen()
 
 
 def test_a_floor_that_is_held_to_the_tenants_limits_is_seen(monkeypatch):
-    read = flow._read
+    read = judging._read
 
     def limited(policy: Any, step: Step, answer: Any, other: Any) -> Any:
         return "timeout" if answer is not None and answer.ms > 50 else read(policy, step, answer, other)
 
-    def judge(step: Step, policies: Any, answers: Mapping[Any, Any]) -> Any:
+    def judge(step: Step, policies: Any, answers: Mapping[Any, Any], *, sealed: bool) -> Any:
         has_limit = policies.live.fail[step.stage].timeout_ms == 50
-        monkeypatch.setattr(flow, "_read", limited if has_limit else read)
-        return of(step, policies, answers)
+        monkeypatch.setattr(judging, "_read", limited if has_limit else read)
+        return of(step, policies, answers, sealed=sealed)
 
-    of = flow._Judged.of
-    monkeypatch.setattr(flow._Judged, "of", judge)
+    of = judging.Judged.of
+    monkeypatch.setattr(judging.Judged, "of", judge)
     assert_is_seen()

@@ -10,6 +10,7 @@ from typing import Annotated
 import rich.table
 import typer
 
+from lec_guard.act.effects import Effects
 from lec_guard.cli.policy.options import HERE, AsJson, Bundle, Folder, told
 from lec_guard.cli.rows import CHUNK
 from lec_guard.cli.terminal import action_cell, cell, console, plain
@@ -37,7 +38,7 @@ def run_cases(
     """
     with told():
         suites = _chosen(folder, read_suites(folder), tenant)
-        results = list(_results(Guard.from_policies(folder, detector=detector), suites))
+        results = list(_results(Guard.from_policies(folder, detector=detector, effects=Effects(ask=False)), suites))
     failed = [one for one in results if not one.passed]
     if as_json:
         for one in results:

@@ -12,6 +12,7 @@ from typing import Annotated
 import rich.table
 import typer
 
+from lec_guard.act.effects import Effects
 from lec_guard.cli.policy.options import HERE, AsJson, Bundle, told
 from lec_guard.cli.rows import CHUNK, read_rows
 from lec_guard.cli.terminal import action_cell, cell, console, fail, plain
@@ -44,7 +45,7 @@ def compare_policies(
     """
     folder = policies if policies is not None or not HERE.is_dir() else HERE
     with told():
-        guard = Guard.from_policies(folder, detector=detector)
+        guard = Guard.from_policies(folder, detector=detector, effects=Effects(ask=False))
         both = unhurried(pair(_named(guard, live), _named(guard, candidate)))
         found = compare(_judged(guard, both, data), examples)
     if not found.texts:

@@ -23,7 +23,7 @@ from lec_guard.observe.audit.keys import ZERO, Key
 from lec_guard.observe.audit.lines import Head
 from tests.conftest import ROOT
 from tests.observe.audit.made import KEY, ONE, OTHER, abandon, lines, records, write
-from tests.observe.made import EVENTS, failed
+from tests.observe.made import EVENTS, HOSTILE, failed, resolved
 
 
 @pytest.fixture
@@ -42,6 +42,8 @@ def test_every_event_is_a_line_of_json(path):
         "verdict",
         "error",
         "bypass",
+        "effect",
+        "escalation_resolved",
         "policy_reloaded",
         "reload_refused",
     ]
@@ -68,6 +70,16 @@ def test_what_a_detector_said_is_written_only_where_asked(path, tmp_path):
             log.emit(failed())
     assert b"xyzzy" not in path.read_bytes()
     assert b"xyzzy" in (tmp_path / "full.jsonl").read_bytes()
+
+
+def test_who_answered_is_kept_as_it_was_told_and_is_harmless_in_the_file(path):
+    with closing(AuditLog(path, KEY)) as log:
+        log.emit(resolved(by=HOSTILE))
+    assert records(path)[1]["event"]["by"] == HOSTILE
+    line = lines(path)[1][:-1]
+    assert line.isascii()
+    assert line.decode("ascii").isprintable()
+    assert verify(path, KEY).ok
 
 
 def test_the_key_stands_in_no_file(path, tmp_path):
