@@ -1,0 +1,1 @@
+"""Over HTTP: the page for reviewers, and a place to try policies."""
