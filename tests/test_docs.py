@@ -179,7 +179,7 @@ def test_calibrating_goes_as_the_page_says(
     assert {one.stage for one in own if one.own} == {"input"}
 
 
-@pytest.mark.parametrize("name", ["observe.md", "pii.md"])
+@pytest.mark.parametrize("name", ["agents.md", "effects.md", "observe.md", "pii.md"])
 def test_what_these_pages_show_runs(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, embedded: LayerDetector
 ) -> None:
