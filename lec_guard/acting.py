@@ -64,6 +64,9 @@ Judge = Callable[[Step, bool], Flow[Verdict]]
 Tell = Callable[[Event], None]
 """Takes an event."""
 
+Fingerprint = Callable[[Sequence[Step]], str]
+"""Makes of steps a keyed hash (32 hexadecimal digits) by which they are known again."""
+
 Fits = Callable[[Sequence[Edit]], None]
 """Raises an `UnsupportedValueError` where edits of a step's text can't be made in the value that the text is of."""
 
@@ -134,6 +137,51 @@ class Acting:
                 if self._escalator(policy.policy, name).reruns:
                     return prefix + name
         return None
+
+    def may_stop(self, policies: InForce, step: Step) -> bool:
+        """Whether acting on a step may end in a question that is answered later, by an interrupt or a ticket.
+
+        Args:
+            policies: The policies that the step is judged by.
+            step: The step.
+
+        Returns:
+            Whether it may. What an application registered may raise `EscalationPending`, and counts.
+        """
+        if not self._effects.ask:
+            return False
+        later = (Interrupt, Queue, RegisteredEscalation)
+        return any(
+            isinstance(policy.policy.escalations[name], later)
+            for policy in (policies.live, policies.floor)
+            if policy is not None and policy.policy.mode != "shadow"
+            for name in _askable(policy, step)
+        )
+
+    def fingerprints(self, tenant: str | None, policies: InForce) -> Fingerprint:
+        """What knows steps again that were judged.
+
+        Args:
+            tenant: Whose steps they are.
+            policies: The policies that they are judged by.
+
+        Returns:
+            A keyed hash over tenant, policies, detectors, and stage, tool, context and text of each step.
+        """
+        ruled = [one for one in (policies.live, policies.floor) if one is not None]
+        whose = [tenant, *([one.policy.name, one.policy.version, one.detector_id] for one in ruled)]
+        keyed = hmac.new(self._key, b"judged:" + json.dumps(whose).encode(), hashlib.sha256)
+
+        def of(steps: Sequence[Step]) -> str:
+            said = [
+                [step.stage, step.context, step.text, step.tool and [step.tool.name, step.tool.description]]
+                for step in steps
+            ]
+            hashed = keyed.copy()
+            hashed.update(json.dumps(said).encode())
+            return hashed.hexdigest()[:32]
+
+        return of
 
     def opened(self, step: Step, tenant: str | None, policies: InForce) -> str | None:
         """The text inside a quarantine that this guard, or one with its key, put around it.

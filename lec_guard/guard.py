@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from weakref import WeakMethod, finalize
 
 from lec_guard.act.effects import Effects
-from lec_guard.acting import Acting, Judge
+from lec_guard.acting import Acting, Fingerprint, Judge
 from lec_guard.detect.asking import Answer, Asker
 from lec_guard.detect.detector import Detector, LayerDetector, Measured
 from lec_guard.detect.pool import DetectorPool
 from lec_guard.detect.submitting import failed
-from lec_guard.errors import PolicyError
+from lec_guard.errors import LecGuardError, PolicyError, UnsupportedValueError
 from lec_guard.flow import Asked, Flow, adrive, drive, together
+from lec_guard.growing import GrowingStep, Progress
 from lec_guard.judging import Judged, refs, wanted
-from lec_guard.observe.events import Event, EventSink, PolicyReloaded, ReloadRefused, VerdictEvent
+from lec_guard.observe.events import ErrorEvent, Event, EventSink, PolicyReloaded, ReloadRefused, VerdictEvent
 from lec_guard.observe.sinks import OnSinkError, Sinks
 from lec_guard.policy.compile import Heads
 from lec_guard.policy.resolve import DetectorRef, Policy
@@ -39,6 +40,9 @@ Tell = Callable[[int, Event], None]
 
 Fits = Callable[[int, Sequence[Edit]], None]
 """Refuses edits of a call's steps: the place of the step, and the edits."""
+
+Begun = Mapping[int, GrowingStep]
+"""Which of a call's steps were judged while they came: the place of the step, and what was begun."""
 
 
 class Guard:
@@ -207,7 +211,13 @@ class Guard:
         return self.apply_many([step], tenant)[0]
 
     def apply_many(
-        self, steps: Sequence[Step], tenant: Tenants = None, *, tell: Tell | None = None, fits: Fits | None = None
+        self,
+        steps: Sequence[Step],
+        tenant: Tenants = None,
+        *,
+        tell: Tell | None = None,
+        fits: Fits | None = None,
+        begun: Begun | None = None,
     ) -> list[Outcome]:
         """Judge steps in one call of each detector and act on the verdicts; see `apply`.
 
@@ -217,11 +227,12 @@ class Guard:
             tell: Takes the events of these steps, besides the sinks, with the place of the step.
             fits: Raises an `UnsupportedValueError` where edits of the step at a place can't be made in what its text
                 is from; then the policy's next action follows. None where the text is all there is.
+            begun: Steps that were begun with `begin`, by their places: what was read of them is not read again.
 
         Returns:
             One outcome a step, in order.
         """
-        return drive(self._applying(steps, tenant, tell, fits), self._asker)
+        return drive(self._applying(steps, tenant, tell, fits, begun or {}), self._asker)
 
     async def acheck(self, step: Step, tenant: str | None = None) -> Verdict:
         """`check`, without blocking the event loop."""
@@ -236,10 +247,86 @@ class Guard:
         return (await self.aapply_many([step], tenant))[0]
 
     async def aapply_many(
-        self, steps: Sequence[Step], tenant: Tenants = None, *, tell: Tell | None = None, fits: Fits | None = None
+        self,
+        steps: Sequence[Step],
+        tenant: Tenants = None,
+        *,
+        tell: Tell | None = None,
+        fits: Fits | None = None,
+        begun: Begun | None = None,
     ) -> list[Outcome]:
         """`apply_many`, without blocking the event loop."""
-        return await adrive(self._applying(steps, tenant, tell, fits), self._asker, ready=self._is_ready(tenant))
+        flow = self._applying(steps, tenant, tell, fits, begun or {})
+        return await adrive(flow, self._asker, ready=self._is_ready(tenant))
+
+    def begin(self, step: Step | Sequence[Step], tenant: str | None = None) -> GrowingStep:
+        """Begin a step whose text comes bit by bit: `feed` takes the text, `finish` ends it.
+
+        ```python
+        answer = guard.begin(Step(stage="output", text=""))
+        for piece in pieces:
+            so_far = guard.feed(answer, piece)    # so_far.passed: characters that may go on; so_far.blocked: stop
+        outcome = guard.finish(answer, text)[0]   # the verdict of the whole text
+        ```
+
+        Args:
+            step: What is known of it but its text; or several steps that have the same text.
+            tenant: Whose policy applies; None for the default one.
+
+        Returns:
+            The step, with nothing in it. Its text is held back whole unless the policy's `hold_back` is a number, all
+            that can follow by the policy can be done to the end of a text, and the detectors can read a text while it
+            comes (`lec_guard.detect.detector.Growing`).
+
+        Raises:
+            PolicyError: If the tenant is unknown, or its policy is wrong.
+        """
+        steps = [step] if isinstance(step, Step) else step
+        return GrowingStep(steps, tenant, self._policies.get(tenant), self._found_or_none)
+
+    async def abegin(self, step: Step | Sequence[Step], tenant: str | None = None) -> GrowingStep:
+        """`begin`, without blocking the event loop."""
+        if self._is_ready(tenant):
+            return self.begin(step, tenant)
+        return await asyncio.to_thread(self.begin, step, tenant)
+
+    def feed(self, growing: GrowingStep, text: str, tell: Tell | None = None) -> Progress:
+        """Judge what came of a text, where there is enough for that.
+
+        Args:
+            growing: What was begun.
+            text: What follows.
+            tell: Takes the events, besides the sinks, with the place of the step: where what came so far is a block,
+                its verdict is the text's last.
+
+        Returns:
+            How much of it may go on, and whether it is to stop.
+        """
+        return drive(self._feeding(growing, tell), self._asker) if growing.take(text) else growing.progress
+
+    async def afeed(self, growing: GrowingStep, text: str, tell: Tell | None = None) -> Progress:
+        """`feed`, without blocking the event loop."""
+        if not growing.take(text):
+            return growing.progress
+        return await adrive(self._feeding(growing, tell), self._asker, ready=True)
+
+    def finish(self, growing: GrowingStep, text: str) -> list[Outcome]:
+        """Judge a text that is over, and act on the verdict; see `apply`.
+
+        Where edits would be in what went on already the policy's next action follows.
+
+        Args:
+            growing: What was begun.
+            text: The whole text.
+
+        Returns:
+            One outcome for each step that was begun, in order.
+        """
+        return drive(self._finishing(growing, text), self._asker)
+
+    async def afinish(self, growing: GrowingStep, text: str) -> list[Outcome]:
+        """`finish`, without blocking the event loop."""
+        return await adrive(self._finishing(growing, text), self._asker, ready=True)
 
     def reruns(self, step: Step, tenant: str | None = None) -> str | None:
         """Whom a step may ask in a way that stops the run and begins it anew when the answer comes.
@@ -254,6 +341,89 @@ class Guard:
             The section of `escalations`; None where there is none.
         """
         return self._acting.reruns(self._policies.get(tenant), step)
+
+    def may_stop(self, step: Step, tenant: str | None = None) -> bool:
+        """Whether applying a step may end in a question that is answered later, by an interrupt or a ticket.
+
+        Args:
+            step: The step.
+            tenant: Whose policy applies; None for the default one.
+
+        Returns:
+            Whether it may.
+        """
+        return self._acting.may_stop(self._policies.get(tenant), step)
+
+    def fingerprints(self, tenant: str | None = None) -> Fingerprint:
+        """What knows steps again that this guard, or one with its key, has judged as it would now.
+
+        Another policy, another version of it, another detector or another key gives other hashes. Take it before the
+        steps are judged: then a policy that changes meanwhile means that they are judged once more, never once too few.
+
+        Args:
+            tenant: Whose policy applies; None for the default one.
+
+        Returns:
+            A function of steps: a keyed hash over all that their verdicts follow from. Nobody without the key can make
+            one, and it tells nothing of a text.
+
+        Raises:
+            PolicyError: If the tenant is unknown, or its policy is wrong.
+        """
+        return self._acting.fingerprints(tenant, self._policies.get(tenant))
+
+    async def afingerprints(self, tenant: str | None = None) -> Fingerprint:
+        """`fingerprints`, without blocking the event loop while files are read."""
+        if self._policies.ready(tenant) is None:
+            await asyncio.to_thread(self._policies.get, tenant)
+        return self.fingerprints(tenant)
+
+    def unread(
+        self, step: Step, tenant: str | None = None, *, rule: str, blocks: bool = False, tell: Tell | None = None
+    ) -> Verdict:
+        """Tell that a part of what a step is from is of a kind that no detector reads.
+
+        Args:
+            step: The step; its text is not read.
+            tenant: Whose policy applies; None for the default one.
+            rule: What the verdict names as its rule, for example `unread:media`.
+            blocks: Whether it may not pass for that; else it is flagged.
+            tell: Takes the event, besides the sinks.
+
+        Returns:
+            The verdict; a block has the policy's message.
+
+        Raises:
+            PolicyError: If the tenant is unknown, or its policy is wrong.
+        """
+        live = self._policies.get(tenant).live
+        policy = live.policy
+        messages = (
+            policy.message.render(
+                rule=rule, stage=step.stage, tenant=tenant, policy=policy.name, version=policy.version
+            )
+            if blocks
+            else {}
+        )
+        verdict = Verdict(
+            action="block" if blocks else "flag",
+            rule=rule,
+            matched=(rule,),
+            message=next(iter(messages.values()), None),
+            messages=messages,
+            scores={},
+            windows=0,
+            context_read=False,
+            stage=step.stage,
+            tenant=tenant,
+            policy=policy.name,
+            policy_version=policy.version,
+            detector_id=live.detector_id,
+            backend="none",
+            ms=0.0,
+        )
+        self._tell(tell, 0, VerdictEvent(verdict=verdict))
+        return verdict
 
     def reload(self) -> None:
         """Take what changed in the files of the policies; see `PolicyStore.reload`. Sinks are told both ways."""
@@ -313,6 +483,12 @@ class Guard:
         except Exception as error:  # noqa: BLE001 - whatever keeps a tenant's detector away, its `fail` decides
             return Answer(scores=None, error=failed(error), ms=0.0)
 
+    def _found_or_none(self, ref: DetectorRef | None) -> Detector | None:
+        try:
+            return self._own(ref)
+        except LecGuardError:  # Who asks it in the end is told.
+            return None
+
     def _own(self, ref: DetectorRef | None) -> Detector:
         return self._detector if ref is None else self._pool.get(ref.folder, ref.id, beside=ref.beside)
 
@@ -339,13 +515,40 @@ class Guard:
         judged = yield from self._judging(steps, [None] * len(steps), policies)
         return [one.verdict for one in judged]
 
+    def _finishing(self, growing: GrowingStep, text: str) -> Flow[list[Outcome]]:
+        steps = [replace(step, text=text) for step in growing.steps]
+
+        def fits(_: int, edits: Sequence[Edit]) -> None:
+            if any(edit.start < growing.progress.passed for edit in edits):
+                raise UnsupportedValueError("an edit is in a part of the text that went on already")
+
+        return (yield from self._applying(steps, growing.tenant, None, fits, dict.fromkeys(range(len(steps)), growing)))
+
+    def _feeding(self, growing: GrowingStep, tell: Tell | None) -> Flow[Progress]:
+        began = time.perf_counter()
+        steps, count = growing.partial(), len(growing.steps)
+        begun = dict.fromkeys(range(count), growing)
+        judged = yield from self._judging(
+            steps, [growing.tenant] * count, [growing.ruling] * count, sealed=False, begun=begun, looking=True
+        )
+        failed = any(isinstance(event, ErrorEvent) for one in judged for event in one.events)
+        ms = (time.perf_counter() - began) * 1000
+        progress = growing.note([one.verdict for one in judged], failed=failed, ms=ms)
+        if progress.blocked:
+            for place, one in enumerate(judged):
+                for event in one.events:
+                    self._tell(tell, place, event)
+        return progress
+
     def _applying(
-        self, steps: Sequence[Step], tenant: Tenants, tell: Tell | None, fits: Fits | None
+        self, steps: Sequence[Step], tenant: Tenants, tell: Tell | None, fits: Fits | None, begun: Begun
     ) -> Flow[list[Outcome]]:
         tenants = self._tenants(steps, tenant)
-        policies = [self._policies.get(name) for name in tenants]
+        policies = [
+            begun[place].policies if place in begun else self._policies.get(name) for place, name in enumerate(tenants)
+        ]
         tells = [partial(self._tell, tell, place) for place in range(len(steps))]
-        judged = yield from self._judging(steps, tenants, policies)
+        judged = yield from self._judging(steps, tenants, policies, begun=begun)
         for one, own in zip(judged, tells, strict=True):
             for event in one.events:
                 own(event)
@@ -380,10 +583,13 @@ class Guard:
         policies: Sequence[InForce],
         *,
         sealed: bool | None = None,
+        begun: Begun | None = None,
+        looking: bool = False,
     ) -> Flow[list[_Judgement]]:
         """Everything between steps and their verdicts, apart from how the answers are got.
 
-        `sealed` says whether the texts will pass quarantined; None where texts may be whole quarantines.
+        `sealed` says whether the texts will pass quarantined; None where texts may be whole quarantines. `looking` says
+        whether steps that were begun are judged by what is known of them so far.
         """
         began = time.perf_counter()
         seals = [False if sealed is None else sealed] * len(steps)
@@ -393,28 +599,44 @@ class Guard:
             steps = [
                 step if text is None else replace(step, text=text) for step, text in zip(steps, inner, strict=True)
             ]
-        asked: dict[DetectorRef | None, Asked | Answer] = {}
+        asked: dict[_Place, Asked | Answer] = {}
+        places: dict[tuple[int, DetectorRef | None], _Place] = {}
         reading = [wanted(own, step) for step, own in zip(steps, policies, strict=True)]
-        for ref in dict.fromkeys(ref for own in reading for ref in own):
-            asked[ref] = self._found(ref)
         for place, (step, name) in enumerate(zip(steps, tenants, strict=True)):
+            growing = (begun or {}).get(place)
             for ref, limit_s in reading[place].items():
-                if isinstance(one := asked[ref], Asked):
+                text = None
+                if growing is not None:
+                    text = growing.looking(ref, step) if looking else growing.finishing(ref, step)
+                at = places[place, ref] = (ref, None if text is None else id(text))
+                if at not in asked:
+                    asked[at] = self._found(ref) if text is None else Asked(text, [], [], [], 0.0)
+                if isinstance(one := asked[at], Asked):
                     one.add(place, step, name, limit_s)
         given = iter((yield [one for one in asked.values() if isinstance(one, Asked)]))
+        found = {
+            at: dict(zip(one.places, next(given), strict=True)) if isinstance(one, Asked) else one
+            for at, one in asked.items()
+        }
         answers: dict[tuple[int, DetectorRef | None], Answer] = {}
-        for ref, one in asked.items():
-            if isinstance(one, Asked):
-                answers |= {(place, ref): answer for place, answer in zip(one.places, next(given), strict=True)}
-            else:
-                answers |= {(place, ref): one for place, own in enumerate(reading) if ref in own}
+        for (place, ref), at in places.items():
+            its = found[at]
+            answers[place, ref] = its[place] if isinstance(its, dict) else its
         judged = [
             Judged.of(step, own, {ref: answers.get((place, ref)) for ref in refs(own)}, sealed=seals[place])
             for place, (step, own) in enumerate(zip(steps, policies, strict=True))
         ]
         ms = (time.perf_counter() - began) * 1000 / max(len(steps), 1)
-        verdicts = [one.verdict(name, ms) for one, name in zip(judged, tenants, strict=True)]
+        spent = {} if looking else {place: growing.spent_ms for place, growing in (begun or {}).items()}
+        verdicts = [
+            one.verdict(name, ms + spent.get(place, 0.0))
+            for place, (one, name) in enumerate(zip(judged, tenants, strict=True))
+        ]
         return [_Judgement(verdict, list(one.events(verdict))) for one, verdict in zip(judged, verdicts, strict=True)]
+
+
+_Place = tuple[DetectorRef | None, int | None]
+"""Whom a step's scores come from: a detector, or one of the texts that it reads while they come."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from types import GeneratorType
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
@@ -114,14 +116,30 @@ class BatchRunnable(Runnable[Any, Any]):
         Yields:
             Chunks.
         """
-        yield from self._transform_stream_with_config(input, self._transform, config, **kwargs)
+        upstream = Upstream(input)
+        inner = self._transform_stream_with_config(upstream, self._transform, config, **kwargs)
+        try:
+            # Not `yield from`, which would close it first: it then pulls all that is left of its input.
+            for chunk in inner:  # noqa: UP028
+                yield chunk
+        finally:
+            upstream.stop()
+            close = getattr(inner, "close", None)
+            if close is not None:
+                close()
 
     async def atransform(
         self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         """`transform`, without blocking the event loop."""
-        async for chunk in self._atransform_stream_with_config(input, self._atransform, config, **kwargs):
-            yield chunk
+        upstream = AsyncUpstream(input)
+        inner = self._atransform_stream_with_config(upstream, self._atransform, config, **kwargs)
+        try:
+            async for chunk in inner:
+                yield chunk
+        finally:
+            await upstream.stop()
+            await _aclosed(inner)
 
     def _one(self, value: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any) -> Any:
         return given(self._batch([value], [run_manager], [config], **kwargs)[0])
@@ -130,6 +148,92 @@ class BatchRunnable(Runnable[Any, Any]):
         self, value: Any, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> Any:
         return given((await self._abatch([value], [run_manager], [config], **kwargs))[0])
+
+
+class StreamStopped(Exception):
+    """What is raised in a stream that nobody reads any more, to stop it where it stands."""
+
+
+class Upstream(Iterator[Any]):
+    """A stream that can be stopped, so that nothing more is pulled from it.
+
+    LangChain's runnables pull all that is left of their input when they are closed, but not when something is raised in
+    them.
+
+    Args:
+        chunks: The stream.
+    """
+
+    def __init__(self, chunks: Iterator[Any]) -> None:
+        self._chunks = chunks
+        self._is_stopped = False
+
+    def __next__(self) -> Any:
+        """The next chunk."""
+        if self._is_stopped:
+            raise StopIteration
+        return next(self._chunks)
+
+    def stop(self) -> None:
+        """Stop it; nothing happens where it has ended. What it raises then is nobody's concern any more."""
+        self._is_stopped = True
+        # The first of them first: what stands behind it has nothing left to pull then.
+        for part in reversed(_parts(self._chunks)):
+            with suppress(Exception):
+                part.throw(StreamStopped())
+        close = getattr(self._chunks, "close", None)
+        with suppress(Exception):
+            if close is not None:
+                close()
+
+
+def _parts(chunks: Iterator[Any]) -> list[GeneratorType[Any, Any, Any]]:
+    """The generators that a stream is made of, the last one first.
+
+    Of the frames of others only what they delegate to is looked at; in LangChain's own, every generator is a part of
+    the stream.
+    """
+    found: list[GeneratorType[Any, Any, Any]] = []
+    waiting: list[object] = [chunks]
+    while waiting:
+        part = waiting.pop()
+        if not isinstance(part, GeneratorType) or any(part is one for one in found):
+            continue
+        found.append(part)
+        waiting.append(part.gi_yieldfrom)
+        if part.gi_frame is not None and part.gi_frame.f_globals.get("__name__", "").startswith("langchain_core."):
+            waiting += part.gi_frame.f_locals.values()
+    return found
+
+
+class AsyncUpstream(AsyncIterator[Any]):
+    """`Upstream` without blocking the event loop. Nothing is pulled from asynchronous runnables that are closed.
+
+    Args:
+        chunks: The stream.
+    """
+
+    def __init__(self, chunks: AsyncIterator[Any]) -> None:
+        self._chunks = chunks
+        self._is_stopped = False
+
+    async def __anext__(self) -> Any:
+        """The next chunk."""
+        if self._is_stopped:
+            raise StopAsyncIteration
+        return await anext(self._chunks)
+
+    async def stop(self) -> None:
+        """Stop it; see `Upstream.stop`."""
+        self._is_stopped = True
+        await _aclosed(self._chunks)
+
+
+async def _aclosed(chunks: AsyncIterator[Any]) -> None:
+    close = getattr(chunks, "aclose", None)
+    with suppress(Exception):
+        if close is not None:
+            await close()
 
 
 def given(result: Any) -> Any:

@@ -43,11 +43,14 @@ EVENT_NAMES: Mapping[type[Event], str] = MappingProxyType(
 )
 """Kind of event -> name of the LangChain custom event."""
 
+STREAM_EVENT = "lec_guard.stream"
+"""Name of the LangChain custom event that says of a stream how long it was held back."""
+
 TRACE_KEY = "lec_guard"
 """Under what a traced run's metadata holds what the guard decided."""
 
 # Only these: a custom event comes from whoever sends it, and must not choose other methods by its stage.
-_EVENTS = {name: name.replace("lec_guard.", "on_guard_") for name in EVENT_NAMES.values()}
+_EVENTS = {name: name.replace("lec_guard.", "on_guard_") for name in (*EVENT_NAMES.values(), STREAM_EVENT)}
 _STAGES: dict[str, str] = {stage: f"on_guard_{stage}" for stage in STAGES}
 _ACTIONS: dict[str, str] = {action: f"on_guard_{action}" for action in ACTIONS}
 
@@ -122,6 +125,27 @@ async def adispatch(events: Iterable[Event], config: RunnableConfig) -> None:
     if _is_heard(config):
         for event in events:
             await adispatch_custom_event(EVENT_NAMES[type(event)], event_data(event), config=config)
+
+
+def dispatch_stream(held: Mapping[str, Any], config: RunnableConfig) -> None:
+    """Send what there is to say of a stream that is over as a custom event of its run.
+
+    Args:
+        held: How long it was held back; see `GuardCallbackHandler.on_guard_stream`.
+        config: The config that the run hands to what it calls.
+
+    Raises:
+        RuntimeError: If the config is of no run.
+        Exception: What a handler with `raise_error` raised.
+    """
+    if _is_heard(config):
+        dispatch_custom_event(STREAM_EVENT, dict(held), config=config)
+
+
+async def adispatch_stream(held: Mapping[str, Any], config: RunnableConfig) -> None:
+    """`dispatch_stream`, without blocking the event loop."""
+    if _is_heard(config):
+        await adispatch_custom_event(STREAM_EVENT, dict(held), config=config)
 
 
 def trace_verdict(verdicts: Sequence[Verdict], config: RunnableConfig) -> None:
@@ -419,6 +443,16 @@ class GuardCallbackHandler(_PolicyHooks, BaseCallbackHandler):
             **kwargs: `tags` and `metadata` of the run.
         """
 
+    def on_guard_stream(self, event: dict[str, Any], *, run_id: UUID, **kwargs: Any) -> None:
+        """A stream is over, or was stopped.
+
+        Args:
+            event: `ms_to_first`, milliseconds from its first chunk to the first text that went on (None where none
+                did); `ms`, to its end; `chunks`; `early`, how many of them went on before its end.
+            run_id: The guard's run.
+            **kwargs: `tags` and `metadata` of the run.
+        """
+
 
 class AsyncGuardCallbackHandler(_PolicyHooks, AsyncCallbackHandler):
     """`GuardCallbackHandler` whose methods are coroutines, for chains that are run without blocking the event loop.
@@ -510,3 +544,6 @@ class AsyncGuardCallbackHandler(_PolicyHooks, AsyncCallbackHandler):
 
     async def on_guard_escalation_resolved(self, event: dict[str, Any], *, run_id: UUID, **kwargs: Any) -> None:
         """Somebody who was asked about a step answered, or did not."""
+
+    async def on_guard_stream(self, event: dict[str, Any], *, run_id: UUID, **kwargs: Any) -> None:
+        """A stream is over, or was stopped."""

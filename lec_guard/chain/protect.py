@@ -13,10 +13,10 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.utils import ConfigurableFieldSpec
 from pydantic import BaseModel
 
-from lec_guard.chain.base import BatchRunnable, given
+from lec_guard.chain.base import AsyncUpstream, BatchRunnable, Upstream, given
 from lec_guard.chain.lens import Reading, UneditableError, read
 from lec_guard.chain.messages import request_of
-from lec_guard.chain.runnable import GuardRunnable, Passed, Stream
+from lec_guard.chain.runnable import GuardRunnable, Passed, Stopped
 from lec_guard.chain.streaming import StreamReading, read_stream, whole
 from lec_guard.errors import GuardBlocked, LecGuardError
 from lec_guard.step import Verdict
@@ -26,11 +26,12 @@ from lec_guard.step import Verdict
 class ProtectedRunnable(BatchRunnable):
     """Judges a request, runs a chain on it, and judges the answer with the request as its context.
 
-    The chain does not run on a request that is blocked, and no chunk of an answer leaves before the whole
-    answer was judged. A batch is one call of the detector for all requests, and one for all answers. Keyword
-    arguments go to the chain. On a block the answer is a refusal, or `GuardBlocked` where the chain's answers are
-    of a type that a message can't be put into and no refusal was given; other errors are those of `GuardRunnable`
-    and of the chain.
+    The chain does not run on a request that is blocked. A chunk of a streamed answer is held back as by the guard: the
+    whole answer, unless the policy's `hold_back` is a number and nothing of the request is to be put back. What went on
+    before a block stays, and the refusal is the last chunk. A batch is one call of the detector for all requests, and
+    one for all answers. Keyword arguments go to the chain. On a block the answer is a refusal, or `GuardBlocked` where
+    the chain's answers are of a type that a message can't be put into and no refusal was given; other errors are those
+    of `GuardRunnable` and of the chain.
 
     Attributes:
         guard: What judges.
@@ -59,7 +60,7 @@ class ProtectedRunnable(BatchRunnable):
         return self.chain.OutputType
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
-        """Answer a request in the chain's chunks, held back until all of them were judged.
+        """Answer a request in the chain's chunks, held back as the policy wants.
 
         Args:
             input: The request.
@@ -134,13 +135,15 @@ class ProtectedRunnable(BatchRunnable):
         if not isinstance(begun, _Open):
             yield _chunk(given(begun))
             return
-        held = list(self.chain.stream(begun.value, config, **kwargs))
-        if held:
-            view, own = self.guard.output, [Stream(held)]
-            plan = view.plan(own, [config], [request_of(begun.value)])
-            [passed] = view.judge(plan, own, [config])
-            held = self._after_stream(request, begun, held, passed)
-        yield from held
+        answer = Upstream(self.chain.stream(begun.value, config, **kwargs))
+        held = self.guard.output.hold(answer, config, request_of(begun.value), whole=bool(begun.tokens))
+        try:
+            if begun.tokens:
+                held = iter(_put_back(list(held), begun.tokens))
+            for chunk in held:
+                yield self._refused_chunk(chunk.verdict, request, chunk.last) if isinstance(chunk, Stopped) else chunk
+        finally:
+            answer.stop()
 
     async def _atransform(
         self,
@@ -156,14 +159,15 @@ class ProtectedRunnable(BatchRunnable):
         if not isinstance(begun, _Open):
             yield _chunk(given(begun))
             return
-        held = [chunk async for chunk in self.chain.astream(begun.value, config, **kwargs)]
-        if held:
-            view, own = self.guard.output, [Stream(held)]
-            plan = await view.aplan(own, [config], [request_of(begun.value)])
-            [passed] = await view.ajudge(plan, own, [config])
-            held = self._after_stream(request, begun, held, passed)
-        for chunk in held:
-            yield chunk
+        answer = AsyncUpstream(self.chain.astream(begun.value, config, **kwargs))
+        held = self.guard.output.ahold(answer, config, request_of(begun.value), whole=bool(begun.tokens))
+        try:
+            if begun.tokens:
+                held = _each(_put_back([chunk async for chunk in held], begun.tokens))
+            async for chunk in held:
+                yield self._refused_chunk(chunk.verdict, request, chunk.last) if isinstance(chunk, Stopped) else chunk
+        finally:
+            await answer.stop()
 
     def _after_input(self, requests: Sequence[Any], judged: Sequence[Passed | LecGuardError]) -> list[Any]:
         """For each request an `_Open`, a refusal or an error."""
@@ -197,22 +201,15 @@ class ProtectedRunnable(BatchRunnable):
                     results[at] = _restored(read(one.value, "output"), begun[at].tokens)
         return results
 
-    def _after_stream(self, request: Any, begun: _Open, held: list[Any], passed: Passed | LecGuardError) -> list[Any]:
-        if isinstance(passed, LecGuardError):
-            raise passed
-        if passed.verdict.blocked:
-            return [self._refused_chunk(passed.verdict, request, held[-1])]
-        chunks: list[Any] = passed.value
-        return given(_restored(read_stream(chunks, "output"), begun.tokens)) if begun.tokens else chunks
-
     def _refused_chunk(self, verdict: Verdict, request: Any, last: Any) -> Any:
         """The refusal in the form of a stream's last chunk: of a chain, or of a graph in any of its modes."""
         if isinstance(last, tuple) and len(last) == 2 and isinstance(last[0], BaseMessage):
             return _chunk(given(self._refuse(verdict, request, last[0]))), last[1]
         if isinstance(last, tuple) and len(last) >= 2:
             return (*last[:-1], self._refused_chunk(verdict, request, last[-1]))
-        if isinstance(last, Mapping) and len(last) == 1 and _has_messages(update := next(iter(last.values()))):
-            return {next(iter(last)): {**update, "messages": [given(self._refuse(verdict, None, AIMessage("")))]}}
+        if isinstance(last, Mapping) and len(last) == 1 and _has_messages(next(iter(last.values()))):
+            # Nothing else of the update: a structured response says what the answer does.
+            return {next(iter(last)): {"messages": [given(self._refuse(verdict, None, AIMessage("")))]}}
         return _chunk(given(self._refuse(verdict, request, last)))
 
     def _refuse(self, verdict: Verdict, request: Any, answer: Any) -> Any:
@@ -265,6 +262,19 @@ def _restored(reading: Reading | StreamReading, tokens: Mapping[str, str]) -> An
         return reading.mapped(lambda text: restore(text, tokens))
     except UneditableError as error:
         return error
+
+
+def _put_back(held: list[Any], tokens: Mapping[str, str]) -> list[Any]:
+    """A whole stream with what the tokens of its request stand for."""
+    if not held or isinstance(held[-1], Stopped):
+        return held
+    chunks: list[Any] = given(_restored(read_stream(held, "output"), tokens))
+    return chunks
+
+
+async def _each(chunks: list[Any]) -> AsyncIterator[Any]:
+    for chunk in chunks:
+        yield chunk
 
 
 def _has_messages(request: object) -> bool:

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
+from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.utils import ConfigurableFieldSpec
+from langchain_core.tools import BaseTool
 
 from lec_guard.act.effects import Effects
 from lec_guard.chain.base import BatchRunnable, given
-from lec_guard.chain.callbacks import EVENT_NAMES, adispatch, dispatch, trace_verdict
+from lec_guard.chain.callbacks import (
+    EVENT_NAMES,
+    adispatch,
+    adispatch_stream,
+    dispatch,
+    dispatch_stream,
+    trace_verdict,
+)
+from lec_guard.chain.holding import Holding
 from lec_guard.chain.lens import Reading, UneditableError, read
 from lec_guard.chain.notes import with_notes
 from lec_guard.chain.streaming import StreamReading, read_stream
 from lec_guard.detect.detector import Detector
 from lec_guard.errors import EscalationPending, GuardBlocked, LecGuardError, PolicyError, TenantMismatch
+from lec_guard.growing import GrowingStep
 from lec_guard.guard import Guard
 from lec_guard.observe.events import Event, EventSink, VerdictEvent
 from lec_guard.observe.sinks import OnSinkError
@@ -49,12 +61,13 @@ class Plan:
     readings: list[Reading | StreamReading | None]
     errors: dict[int, LecGuardError]
 
-    def fits(self, place: int, edits: Sequence[Edit]) -> None:
+    def fits(self, place: int, edits: Sequence[Edit], *, holding: Holding | None = None) -> None:
         """Refuse edits of a step that can't be made in its value.
 
         Args:
             place: The step's position in `steps`.
             edits: Edits of its text.
+            holding: The stream that the value is, if some of it may have gone on already.
 
         Raises:
             UneditableError: If they can't.
@@ -62,7 +75,9 @@ class Plan:
         for reading in self.readings:
             count = 0 if reading is None else len(reading.steps)
             if reading is not None and place < count:
-                reading.edited({place: edits})
+                edited = reading.edited({place: edits})
+                if holding is not None:
+                    holding.rest_of(edited)
                 return
             place -= count
 
@@ -103,7 +118,9 @@ class GuardRunnable(BatchRunnable):
     tenants. The tenant comes from `config["configurable"]["tenant"]`, from the operator's resolver, or from
     `for_tenant`; where two of them name different ones that is a `TenantMismatch`.
 
-    `batch` is one call of the detector. A chunk of a stream is held back until the whole stream was judged.
+    `batch` is one call of the detector. A chunk of a stream is held back until what the policy's `hold_back` says was
+    judged behind it, which is the whole stream where it says nothing; what went on before a block stays with whoever
+    has it.
     What can't pass is raised: `GuardBlocked` (where the detector failed or was late too, unless the policy's `fail`
     lets such texts pass), `EscalationPending` (somebody has yet to decide), `UnsupportedValueError`, `TenantMismatch`
     or `PolicyError` (an unknown tenant; an `interrupt`, which only an agent's middleware can place so that nothing runs
@@ -228,6 +245,64 @@ class GuardRunnable(BatchRunnable):
 
         return ProtectedRunnable(self, chain, refusal)
 
+    def tool(self, tool: BaseTool) -> BaseTool:
+        """Put a guard around a tool, for agents, graphs and loops of your own.
+
+        Models can't tell it from the tool: name, description, schema and all else that they are told are the same. What
+        they are told is judged now, as `tool_definition`, and again before a call where it changed since, or where the
+        call's tenant has a policy that has not judged it yet.
+
+        Before the tool runs, the arguments that a model wrote are judged as `tool_input`, and afterwards its result and
+        its artifact as `tool_output`; in a graph the user's task is their context. What is rewritten is edited in
+        place. What the tool raises is judged likewise before it is raised, for it may be shown to a model.
+
+        A call is answered with a `ToolMessage` that has the status `error` and the policy's message, where something is
+        blocked, and so it is where something can't be read (an image in the result). Where the tool is called with
+        plain arguments there is no place for a message, and `GuardBlocked` or `UnsupportedValueError` is raised.
+        `EscalationPending`, `TenantMismatch` and `PolicyError` are raised in either case.
+
+        Args:
+            tool: The tool. It is not changed.
+
+        Returns:
+            The guarded tool.
+
+        Raises:
+            GuardBlocked: If a model may not be told of the tool as it is.
+            EscalationPending: If somebody has yet to decide that.
+            UnsupportedValueError: If its definition can't be read.
+        """
+        # Imported here, because tools.py builds on this module.
+        from lec_guard.chain.tools import guarded
+
+        return guarded(self, tool)
+
+    def retriever(self, retriever: BaseRetriever) -> BaseRetriever:
+        """Put a guard around a retriever.
+
+        Each document is judged as `retrieval`, with the query as its context. Those that are blocked are left out,
+        which events tell; those that are rewritten are replaced. What can't be read raises `UnsupportedValueError`.
+
+        Args:
+            retriever: The retriever. It is not changed.
+
+        Returns:
+            The guarded retriever.
+        """
+        from lec_guard.chain.retrievers import GuardedRetriever
+
+        return GuardedRetriever.of(self, retriever)
+
+    @property
+    def documents(self) -> Runnable[Any, Any]:
+        """A step that takes a list of documents and gives those that may pass: `retriever | guard.documents`.
+
+        `retriever | guard` raises where one of them is blocked.
+        """
+        from lec_guard.chain.retrievers import DocumentFilter
+
+        return DocumentFilter(self)
+
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
         """The keys of tenant and language in `configurable`."""
@@ -336,7 +411,7 @@ class GuardRunnable(BatchRunnable):
                 )
 
     def judge(
-        self, plan: Plan, values: Sequence[Any], configs: Sequence[RunnableConfig]
+        self, plan: Plan, values: Sequence[Any], configs: Sequence[RunnableConfig], held: Held | None = None
     ) -> list[Passed | LecGuardError]:
         """Judge a plan, act on the verdicts, and tell each run.
 
@@ -344,13 +419,18 @@ class GuardRunnable(BatchRunnable):
             plan: What to judge.
             values: What it was made of.
             configs: Each value's config, as its run hands it on.
+            held: Where the one value is a stream that was judged while it came, what is known of it.
 
         Returns:
             For each value what may pass and the severest verdict, or why it was not judged, or may not pass yet.
         """
         events: list[list[Event]] = [[] for _ in plan.steps]
         told = self.guard.apply_many(
-            plan.steps, plan.tenants, tell=lambda at, event: events[at].append(event), fits=plan.fits
+            plan.steps,
+            plan.tenants,
+            tell=lambda at, event: events[at].append(event),
+            fits=plan.fits if held is None else partial(plan.fits, holding=held.holding),
+            begun=None if held is None else held.begun(plan.steps),
         )
         passed = self._passed(plan, values, told, configs)
         if (unread := _unread(plan, passed, told)).steps:
@@ -361,12 +441,16 @@ class GuardRunnable(BatchRunnable):
         return passed
 
     async def ajudge(
-        self, plan: Plan, values: Sequence[Any], configs: Sequence[RunnableConfig]
+        self, plan: Plan, values: Sequence[Any], configs: Sequence[RunnableConfig], held: Held | None = None
     ) -> list[Passed | LecGuardError]:
         """`judge`, without blocking the event loop."""
         events: list[list[Event]] = [[] for _ in plan.steps]
         told = await self.guard.aapply_many(
-            plan.steps, plan.tenants, tell=lambda at, event: events[at].append(event), fits=plan.fits
+            plan.steps,
+            plan.tenants,
+            tell=lambda at, event: events[at].append(event),
+            fits=plan.fits if held is None else partial(plan.fits, holding=held.holding),
+            begun=None if held is None else held.begun(plan.steps),
         )
         passed = self._passed(plan, values, told, configs)
         if (unread := _unread(plan, passed, told)).steps:
@@ -387,11 +471,17 @@ class GuardRunnable(BatchRunnable):
                 passed.append(plan.errors[at])
                 continue
             found = _acted(value, reading, own)
-            locale = configs[at].get("configurable", {}).get(self.locale_key)
-            if isinstance(found, Passed) and isinstance(locale, str) and len(found.verdict.messages) > 1:
-                found = replace(found, verdict=replace(found.verdict, message=found.verdict.message_in(locale)))
+            if isinstance(found, Passed):
+                found = replace(found, verdict=self._in_language(found.verdict, configs[at]))
             passed.append(found)
         return passed
+
+    def _in_language(self, verdict: Verdict, config: RunnableConfig) -> Verdict:
+        """A verdict with its message in the language of a run."""
+        locale = config.get("configurable", {}).get(self.locale_key)
+        if isinstance(locale, str) and len(verdict.messages) > 1:
+            return replace(verdict, message=verdict.message_in(locale))
+        return verdict
 
     def _batch(
         self,
@@ -421,11 +511,10 @@ class GuardRunnable(BatchRunnable):
         **kwargs: Any,
     ) -> Iterator[Any]:
         _refuse_keywords(self.tenant_key, kwargs)
-        held = list(chunks)
-        if held:
-            stream = [Stream(held)]
-            held = given(_results(self.judge(self.plan(stream, [config]), stream, [config]))[0])
-        yield from held
+        for chunk in self.hold(chunks, config):
+            if isinstance(chunk, Stopped):
+                raise GuardBlocked(chunk.verdict)
+            yield chunk
 
     async def _atransform(
         self,
@@ -435,11 +524,84 @@ class GuardRunnable(BatchRunnable):
         **kwargs: Any,
     ) -> AsyncIterator[Any]:
         _refuse_keywords(self.tenant_key, kwargs)
-        held = [chunk async for chunk in chunks]
-        if held:
-            stream = [Stream(held)]
-            held = given(_results(await self.ajudge(await self.aplan(stream, [config]), stream, [config]))[0])
-        for chunk in held:
+        async for chunk in self.ahold(chunks, config):
+            if isinstance(chunk, Stopped):
+                raise GuardBlocked(chunk.verdict)
+            yield chunk
+
+    def hold(
+        self, chunks: Iterable[Any], config: RunnableConfig, request: str | None = None, *, whole: bool = False
+    ) -> Iterator[Any]:
+        """Hold a stream back as far as the policy wants, and judge it while it comes and when it is over.
+
+        Args:
+            chunks: The stream. Nothing more is pulled from it where what came so far is a block.
+            config: The run's config, as the run hands it on.
+            request: The request that it answers, if known.
+            whole: Whether nothing may go on before it is over.
+
+        Yields:
+            The chunks that may go on, or what is left of them rewritten; in the end, where the rest may not, a
+            `Stopped`.
+
+        Raises:
+            LecGuardError: Why it was not judged, or may not pass yet.
+        """
+        held = Held(Holding(self.stage, request), whole)
+        events: list[Event] = []
+        for chunk in chunks:
+            text = held.holding.take(chunk)
+            if text is None or held.whole:
+                continue
+            if held.growing is None:
+                held.growing = self.guard.begin(held.holding.steps(), given(self._known(config)))
+            progress = self.guard.feed(held.growing, text, lambda _, event: events.append(event))
+            if progress.blocked and progress.verdict is not None:
+                dispatch(events, config)
+                trace_verdict([event.verdict for event in events if isinstance(event, VerdictEvent)], config)
+                dispatch_stream(held.holding.told(), config)
+                yield Stopped(self._in_language(progress.verdict, config), chunk)
+                return
+            yield from held.holding.passed(progress.passed)
+        if not held.holding.chunks:
+            return
+        stream = [Stream(held.holding.chunks)]
+        [passed] = self.judge(self.plan(stream, [config], [request]), stream, [config], held)
+        left = held.left(passed)
+        if held.was_judged_early:
+            dispatch_stream(held.holding.told(), config)
+        yield from left
+
+    async def ahold(
+        self, chunks: AsyncIterable[Any], config: RunnableConfig, request: str | None = None, *, whole: bool = False
+    ) -> AsyncIterator[Any]:
+        """`hold`, without blocking the event loop."""
+        held = Held(Holding(self.stage, request), whole)
+        events: list[Event] = []
+        async for chunk in chunks:
+            text = held.holding.take(chunk)
+            if text is None or held.whole:
+                continue
+            if held.growing is None:
+                tenant = given(await self._aknown(config))
+                held.growing = await self.guard.abegin(held.holding.steps(), tenant)
+            progress = await self.guard.afeed(held.growing, text, lambda _, event: events.append(event))
+            if progress.blocked and progress.verdict is not None:
+                await adispatch(events, config)
+                trace_verdict([event.verdict for event in events if isinstance(event, VerdictEvent)], config)
+                await adispatch_stream(held.holding.told(), config)
+                yield Stopped(self._in_language(progress.verdict, config), chunk)
+                return
+            for passed_chunk in held.holding.passed(progress.passed):
+                yield passed_chunk
+        if not held.holding.chunks:
+            return
+        stream = [Stream(held.holding.chunks)]
+        [passed] = await self.ajudge(await self.aplan(stream, [config], [request]), stream, [config], held)
+        left = held.left(passed)
+        if held.was_judged_early:
+            await adispatch_stream(held.holding.told(), config)
+        for chunk in left:
             yield chunk
 
 
@@ -452,6 +614,76 @@ class Stream:
     """
 
     chunks: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The last thing that comes of a stream whose rest may not go on.
+
+    Attributes:
+        verdict: Why, with the message in the language of its run.
+        last: The last chunk that was pulled.
+    """
+
+    verdict: Verdict
+    last: Any
+
+
+@dataclass(slots=True)
+class Held:
+    """A stream that is held back.
+
+    Attributes:
+        holding: Its chunks.
+        whole: Whether nothing of it may go on before it is over.
+        growing: Its text, as it is judged while it comes.
+    """
+
+    holding: Holding
+    whole: bool
+    growing: GrowingStep | None = None
+
+    @property
+    def was_judged_early(self) -> bool:
+        """Whether it was looked at before it was over."""
+        return self.growing is not None and self.growing.progress.verdict is not None
+
+    def begun(self, steps: Sequence[Step]) -> Mapping[int, GrowingStep]:
+        """The steps of the whole stream of which something was read while it came.
+
+        Args:
+            steps: Its steps.
+
+        Returns:
+            Their places.
+        """
+        if self.growing is None:
+            return {}
+        known = {(step.stage, step.context) for step in self.growing.steps}
+        return {at: self.growing for at, step in enumerate(steps) if (step.stage, step.context) in known}
+
+    def left(self, passed: Passed | LecGuardError) -> list[Any]:
+        """What is to go on when the stream is over.
+
+        Args:
+            passed: What came of judging the whole of it.
+
+        Returns:
+            The rest of it; a `Stopped` where it may not go on.
+
+        Raises:
+            LecGuardError: Where it was not judged, or may not pass yet.
+        """
+        value: Passed = given(passed)
+        if value.verdict.blocked:
+            return [Stopped(value.verdict, self.holding.chunks[-1])]
+        if value.value is self.holding.chunks:
+            return self.holding.rest()
+        try:
+            return self.holding.rewritten(value.value)
+        except UneditableError:
+            # Each step's edits could be made in what is left, but not those of all together.
+            return [Stopped(replace(value.verdict, action="block"), self.holding.chunks[-1])]
 
 
 @dataclass(frozen=True, slots=True)

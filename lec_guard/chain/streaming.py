@@ -1,4 +1,4 @@
-"""What the chunks of a stream that was held whole add up to, for judging it and for handing it on."""
+"""What the chunks of a stream that is over add up to, for judging it and for handing it on."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _totals(chunks: list[Any], depth: int) -> list[Any]:
     if all(isinstance(chunk, str) for chunk in chunks):
         return ["".join(chunks)]
     if all(isinstance(chunk, BaseMessageChunk) for chunk in chunks):
-        return [_message_total(own) for own in _by(chunks, _same_message)]
+        return [message_total(own) for own in _by(chunks, _same_message)]
     if all(_grows(a, b, 0) for a, b in itertools.pairwise(chunks)):
         return chunks[-1:]
     if all(isinstance(chunk, list) for chunk in chunks):
@@ -160,14 +160,24 @@ def _same_message(chunk: BaseMessageChunk) -> object:
     return type(chunk), getattr(chunk, "role", None), getattr(chunk, "tool_call_id", None)
 
 
-def _message_total(chunks: list[Any]) -> Any:
-    """The sum of chunks; where their metadata do not add up, without them."""
+def message_total(chunks: list[Any]) -> Any:
+    """The sum of a message's chunks; where their metadata do not add up, without them.
+
+    Args:
+        chunks: At least one chunk.
+
+    Returns:
+        A chunk.
+    """
     try:
-        return _sum(chunks)
+        total = _sum(chunks)
     except (TypeError, ValueError):
-        return _sum(
+        total = _sum(
             [chunk.model_copy(update={"response_metadata": {}, "additional_kwargs": _texts(chunk)}) for chunk in chunks]
         )
+    # LangChain's sum of chunks has none of their names.
+    names = " ".join(dict.fromkeys(chunk.name for chunk in chunks if chunk.name))
+    return total.model_copy(update={"name": names}) if names and total.name != names else total
 
 
 def _texts(chunk: BaseMessageChunk) -> dict[str, Any]:

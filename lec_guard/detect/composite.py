@@ -6,7 +6,15 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 from lec_guard.detect.batcher import Batcher
-from lec_guard.detect.detector import Detector, LayerDetector, Measured, heat_of, in_text_order
+from lec_guard.detect.detector import (
+    Detector,
+    Growing,
+    GrowingText,
+    LayerDetector,
+    Measured,
+    heat_of,
+    in_text_order,
+)
 from lec_guard.detect.heads import HeadSpec
 from lec_guard.detect.submitting import checked
 from lec_guard.errors import BundleError, DetectorError
@@ -100,6 +108,25 @@ class CompositeDetector:
         """
         return in_text_order(span for one in self._detectors for span in heat_of(one, step))
 
+    def begin(self, step: Step, *, key: Hashable = None, hold_back: int) -> GrowingText | None:
+        """Begin a text that all detectors read while it comes; see `Growing.begin`.
+
+        Args:
+            step: As there.
+            key: As there.
+            hold_back: As there.
+
+        Returns:
+            The text; None where one of the detectors can't read it so.
+        """
+        texts: list[GrowingText] = []
+        for one in self._detectors:
+            text = one.begin(step, key=key, hold_back=hold_back) if isinstance(one, Growing) else None
+            if text is None:
+                return None
+            texts.append(text)
+        return _Texts(texts)
+
     def with_heads(self, bundle_folder: str | Path, *, detector_id: str | None = None) -> CompositeDetector:
         """The heads of a bundle beside those of the first detector that takes any; the others are shared.
 
@@ -172,6 +199,33 @@ def _more(detector: Detector, bundle_folder: str | Path, detector_id: str | None
 
 def _name(detector: Detector) -> str:
     return str(getattr(detector, "detector_id", None) or type(detector).__name__)
+
+
+class _Texts:
+    """One text, as each of several detectors reads it."""
+
+    def __init__(self, texts: Sequence[GrowingText]) -> None:
+        self._texts = texts
+        # What each said when it was last asked; None where it is to be asked again.
+        self._said: list[Scores | None] = [None] * len(texts)
+        self.passed = 0
+
+    def add(self, text: str) -> bool:
+        """See `GrowingText.add`."""
+        ready = [one.add(text) for one in self._texts]
+        # One that looks often must not make the others do so.
+        self._said = [None if is_ready else said for is_ready, said in zip(ready, self._said, strict=True)]
+        return any(ready)
+
+    def scores(self) -> Scores:
+        """See `GrowingText.scores`."""
+        self._said = [one.scores() if said is None else said for one, said in zip(self._texts, self._said, strict=True)]
+        self.passed = min(one.passed for one in self._texts)
+        return _together([said for said in self._said if said is not None])
+
+    def finish(self, step: Step) -> Scores:
+        """See `GrowingText.finish`."""
+        return _together([one.finish(step) for one in self._texts])
 
 
 def _together(parts: Sequence[Scores]) -> Scores:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -105,6 +105,63 @@ class Heated(Protocol):
 
         Raises:
             DetectorError: If part of the step can't be read.
+        """
+        ...
+
+
+class GrowingText(Protocol):
+    """A text that a detector reads while it comes. Not to be shared between threads."""
+
+    passed: int
+    """Characters from the start that only stand in windows that were complete when it was last scored, and that the
+    tokens to be held back follow; it never falls."""
+
+    def add(self, text: str) -> bool:
+        """Take what follows; cheap.
+
+        Args:
+            text: What follows.
+
+        Returns:
+            Whether enough came since the last call of `scores` for another one.
+        """
+        ...
+
+    def scores(self) -> Scores:
+        """Score what is known of the text so far.
+
+        Returns:
+            The scores of the windows that are complete; none is read twice.
+        """
+        ...
+
+    def finish(self, step: Step) -> Scores:
+        """Score a whole text.
+
+        Args:
+            step: A step with the context that the text was begun with. Its text need not be what came: only what was
+                not read before is read.
+
+        Returns:
+            What `Detector.score` says of the step.
+        """
+        ...
+
+
+@runtime_checkable
+class Growing(Protocol):
+    """What a detector can do that reads a text while it comes."""
+
+    def begin(self, step: Step, *, key: Hashable = None, hold_back: int) -> GrowingText | None:
+        """Begin a text.
+
+        Args:
+            step: Whatever is known of the step but its text.
+            key: Whose it is, as in `Detector.score`.
+            hold_back: Tokens that are to follow a character before it passes.
+
+        Returns:
+            The text, with nothing in it; None where this detector can't do it after all.
         """
         ...
 
@@ -412,6 +469,15 @@ class LayerDetector:
             raise DetectorError(_UNREADABLE)
         return in_text_order(found.values())
 
+    def begin(self, step: Step, *, key: Hashable = None, hold_back: int) -> GrowingText:
+        """Begin a text that is read while it comes; see `Growing.begin`."""
+        # Imported here: only streams need it.
+        from lec_guard.detect.growing import LayerText
+
+        windower = self._extractor.windower
+        pair = _Pair("", step.context, key) if self._reads_context(step) else _Pair("", None, None)
+        return LayerText(_PairReading(self, pair), windower, max(hold_back, windower.room))
+
     def _reads_context(self, step: Step) -> bool:
         return self._pairs is not None and bool(step.context) and not str(step.context).isspace()
 
@@ -523,6 +589,77 @@ class LayerDetector:
         )
 
 
+class _PairReading:
+    """One text of a detector's, and perhaps a context, for `lec_guard.detect.growing`."""
+
+    def __init__(self, detector: LayerDetector, pair: _Pair) -> None:
+        self.budget = detector._budget
+        self._detector = detector
+        self._pair = pair
+        self._found: dict[_About, Context | _Unread] | None = None
+
+    @property
+    def _context(self) -> Context | _Unread | None:
+        # Not read before it is needed: where a text begins nothing may take long.
+        if self._found is None:
+            self._found = self._detector._contexts([self._pair])
+        return self._found.get(self._pair.about)
+
+    def collect(self) -> _Text:
+        """See `TextReader.collect`."""
+        text, detector = _Text(), self._detector
+        if self._pair.context is None or detector._both:
+            text.alone = _Reading(detector._heads)
+        if self._pair.context is not None and detector._pairs is not None:
+            text.paired[self._pair.about] = _Reading(detector._pairs.heads)
+        return text
+
+    def logits(self, windows: Sequence[Window]) -> Matrix:
+        """See `TextReader.logits`: columns of the text alone, then those with its context."""
+        detector, context = self._detector, self._context
+        if isinstance(context, _Unread):
+            return np.empty((len(windows), 0), np.float32)
+        found: list[Matrix] = []
+        features = np.zeros((len(windows), detector._extractor.backend.width), np.float32)
+        if context is None or detector._both:
+            features = detector._extractor.features(windows)
+            found.append(detector._heads.logits(features))
+        if context is not None and detector._pairs is not None:
+            pairs = detector._pairs
+            found.append(pairs.heads.logits(pairs.reader.features(windows, features, context)))
+        return np.hstack(found)
+
+    def add(self, collected: _Text, windows: Sequence[Window], logits: Matrix) -> None:
+        """See `TextReader.add`."""
+        collected.count(windows)
+        for reading, own in self._apart(collected, logits):
+            reading.add(windows, own)
+
+    def instead(self, collected: _Text, windows: Sequence[Window], logits: Matrix) -> None:
+        """See `TextReader.instead`."""
+        for reading, own in self._apart(collected, logits):
+            reading.as_meant(windows, own)
+
+    def scores(self, collected: _Text, text: str | None) -> Scores:
+        """See `TextReader.scores`."""
+        pair = replace(self._pair, text=text or "")
+        return self._detector._scores(pair, collected, self._context)
+
+    def too_long(self) -> Scores:
+        """See `TextReader.too_long`."""
+        text = self.collect()
+        text.unread = _Unread(self._detector._too_long, over_budget=True)
+        return self._detector._scores(self._pair, text, self._context)
+
+    def _apart(self, collected: _Text, logits: Matrix) -> Iterator[tuple[_Reading, Matrix]]:
+        if isinstance(self._context, _Unread):
+            return
+        for reading in (collected.alone, collected.paired.get(self._pair.about)):
+            if reading is not None:
+                yield reading, logits[:, : reading.columns]
+                logits = logits[:, reading.columns :]
+
+
 def _pair_reader(extractor: Extractor, spec: MeetingPairs | PrefixPairs, budget: int | None) -> PairReader[Any]:
     if isinstance(spec, MeetingPairs):
         return Meeting(extractor, spec.parts, budget=budget)
@@ -610,6 +747,17 @@ class _Reading:
             own = [at for at, window in enumerate(windows) if window.as_meant == as_meant]
             view = self._views.setdefault(as_meant, self._heads.aggregate())
             view.add(logits[own], [windows[at].span for at in own])
+
+    @property
+    def columns(self) -> int:
+        """How many numbers the heads make of a window."""
+        return int(self._heads.weight.shape[1])
+
+    def as_meant(self, windows: Sequence[Window], logits: Matrix) -> None:
+        """Take windows as all that is read as it is meant."""
+        self._views.pop(True, None)
+        if windows:
+            self.add(windows, logits)
 
     def scores(self) -> dict[str, dict[str, float]]:
         """Of both views, the one that the head finds worse."""

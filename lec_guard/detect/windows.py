@@ -88,7 +88,7 @@ class Window:
 
 
 @dataclass(slots=True)
-class _Run:
+class Run:
     """Tokens of a stretch of text: ids, where they start and stop, and how many lie before each end of a sentence."""
 
     ids: list[int] = field(default_factory=list)
@@ -96,7 +96,7 @@ class _Run:
     stops: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
 
-    def add(self, run: _Run) -> None:
+    def add(self, run: Run) -> None:
         """Take what follows."""
         # Where no token lies between two ends they are one, and many of them take no memory.
         ends = (end + len(self.ids) for end in run.ends)
@@ -105,14 +105,14 @@ class _Run:
         self.starts += run.starts
         self.stops += run.stops
 
-    def without(self, tokens: int) -> _Run:
+    def without(self, tokens: int) -> Run:
         """The same without the first tokens."""
         ends = [end - tokens for end in self.ends if end > tokens]
-        return _Run(self.ids[tokens:], self.starts[tokens:], self.stops[tokens:], ends)
+        return Run(self.ids[tokens:], self.starts[tokens:], self.stops[tokens:], ends)
 
     def close(self) -> None:
         """Nothing follows: the end of the text ends a sentence."""
-        self.add(_Run(ends=[0]))
+        self.add(Run(ends=[0]))
 
     def end_before(self, border: int | None) -> int | None:
         """The last end of a sentence before one, or the last of all."""
@@ -136,6 +136,8 @@ class Windower:
 
     Attributes:
         special: How many tokens of each window belong to no text.
+        room: How many do, at most.
+        spec: How texts are cut.
 
     Raises:
         DetectorError: If windows leave a gap or no room for text, or the tokenizer can't read.
@@ -155,16 +157,16 @@ class Windower:
         last = len(probe.ids) - probe.special_tokens_mask[::-1].index(0)
         self._prefix, self._suffix = probe.ids[:first], probe.ids[last:]
         self.special = len(self._prefix) + len(self._suffix)
-        self._room = spec.size - self.special
-        if not 0 < spec.stride <= self._room:
+        self.room = spec.size - self.special
+        if not 0 < spec.stride <= self.room:
             raise DetectorError(
-                f"windows of {spec.size} tokens hold {self._room} tokens of text: "
-                f"the stride must lie in 1..{self._room}, not be {spec.stride}"
+                f"windows of {spec.size} tokens hold {self.room} tokens of text: "
+                f"the stride must lie in 1..{self.room}, not be {spec.stride}"
             )
-        if not 0 < spec.least <= self._room:
+        if not 0 < spec.least <= self.room:
             raise DetectorError(
-                f"windows of {spec.size} tokens hold {self._room} tokens of text: "
-                f"their least must lie in 1..{self._room}, not be {spec.least}"
+                f"windows of {spec.size} tokens hold {self.room} tokens of text: "
+                f"their least must lie in 1..{self.room}, not be {spec.least}"
             )
         self._tokenizer = tokenizer
         self._unknown_id = unknown_id
@@ -266,21 +268,38 @@ class Windower:
         for at, block in _blocks(clean) if as_meant else ():
             view = meant(block)
             if view is not None:
-                yield from self._cut([self._seen(view, at)], as_meant=True)
+                yield from self._cut([self.seen(view, at)], as_meant=True)
 
-    def _seen(self, view: View, at: int) -> _Run:
-        """Tokens of a block as it is meant, with offsets into the text as it is."""
-        run = self._tokens(view.text, 0)
+    def seen(self, view: View, at: int) -> Run:
+        """Tokens of a stretch of text as it is meant.
+
+        Args:
+            view: What is meant.
+            at: Where the stretch begins in the text.
+
+        Returns:
+            Its tokens, with offsets into the text as it is.
+        """
+        run = self.tokens(view.text, 0)
         spans = [view.span(*span) for span in zip(run.starts, run.stops, strict=True)]
         run.starts, run.stops = [start + at for start, _ in spans], [stop + at for _, stop in spans]
         return run
 
-    def _runs(self, clean: str) -> Iterator[_Run]:
+    def _runs(self, clean: str) -> Iterator[Run]:
         for at, block in _blocks(clean):
-            yield self._tokens(block, at)
+            yield self.tokens(block, at)
 
-    def _tokens(self, block: str, at: int) -> _Run:
-        run = _Run()
+    def tokens(self, block: str, at: int) -> Run:
+        """Tokens of a stretch of text.
+
+        Args:
+            block: The stretch; it is readable, and no word goes on beyond it.
+            at: Where it begins in the text.
+
+        Returns:
+            Its tokens, with offsets into the text.
+        """
+        run = Run()
         for offset, piece in self._pieces(block):
             encoding = self._tokenizer.encode(piece, add_special_tokens=False)
             spans, offset = encoding.offsets, at + offset
@@ -306,41 +325,87 @@ class Windower:
                 at = start
         yield at, block[at:]
 
-    def _cut(self, runs: Iterable[_Run], *, as_meant: bool) -> Iterator[Window]:
-        held, at, done = _Run(), 0, 0  # The next window starts at `at`; the tokens before `done` stood in one.
-        for run in itertools.chain(runs, [None]):
-            if run is None:
-                held.close()
-            else:
-                held.add(run)
-            while True:
-                border = held.end_after(at + self.spec.least)
-                if border is None and len(held.ids) - at <= self._room:
-                    break
-                done = at + self._room if border is None else min(border, at + self._room)
-                yield self._window(held, at, done, as_meant)
-                at = self._next(held, at, border)
-            before = max(at - self.spec.least, 0)
-            held, at, done = held.without(before), at - before, done - before
-        if done < len(held.ids):
-            # What is left over is short, and is read with what stood before it.
-            yield self._window(held, max(len(held.ids) - self.spec.least, 0), len(held.ids), as_meant)
+    def _cut(self, runs: Iterable[Run], *, as_meant: bool) -> Iterator[Window]:
+        cut = Cut(self, as_meant=as_meant)
+        for run in runs:
+            yield from cut.add(run)
+        yield from cut.close()
 
-    def _next(self, held: _Run, at: int, border: int | None) -> int:
+    def next_after(self, held: Run, at: int, border: int | None) -> int:
         """Where the next window starts, after the one from `at` to `border` or to where it is full."""
         short = held.end_before(border)
-        fits = border is not None and border - at <= self._room
+        fits = border is not None and border - at <= self.room
         if short is None or short <= at:
             return border if border is not None and fits else at + self.spec.stride
         # The last sentence was read with short ones before it. Those must not hide it: it is read alone too.
         return border if border is not None and fits and border - short < self.spec.least else short
 
-    def _window(self, run: _Run, start: int, end: int, as_meant: bool) -> Window:
+    def window(self, run: Run, start: int, end: int, as_meant: bool) -> Window:
+        """Some tokens as a window."""
         ids = run.ids[start:end]
         # Not the ends of the lists: a text as it is meant may have another order.
         span = min(run.starts[start:end]), max(run.stops[start:end])
         unknown = 0 if self._unknown_id is None else ids.count(self._unknown_id)
         return Window([*self._prefix, *ids, *self._suffix], span, unknown, as_meant)
+
+
+class Cut:
+    """Windows of a text whose tokens come bit by bit: the same, however they come. Not to be shared between threads.
+
+    Args:
+        windower: How the text is cut.
+        as_meant: What windows say of themselves.
+    """
+
+    def __init__(self, windower: Windower, *, as_meant: bool) -> None:
+        self._windower = windower
+        self._as_meant = as_meant
+        self._held = Run()
+        # The next window starts at `at`; the tokens before `done` stood in one.
+        self._at = self._done = 0
+
+    @property
+    def open_from(self) -> int | None:
+        """Where the part of the text begins of which more windows will come; None where none can."""
+        return min(self._held.starts, default=None)
+
+    def add(self, run: Run) -> Iterator[Window]:
+        """Take what follows.
+
+        Args:
+            run: Tokens.
+
+        Yields:
+            The windows that are complete with it.
+        """
+        self._held.add(run)
+        yield from self._complete()
+        before = max(self._at - self._windower.spec.least, 0)
+        self._held, self._at, self._done = self._held.without(before), self._at - before, self._done - before
+
+    def close(self) -> Iterator[Window]:
+        """The text ends.
+
+        Yields:
+            What is left of its windows.
+        """
+        held, windower = self._held, self._windower
+        held.close()
+        yield from self._complete()
+        if self._done < len(held.ids):
+            # What is left over is short, and is read with what stood before it.
+            yield windower.window(held, max(len(held.ids) - windower.spec.least, 0), len(held.ids), self._as_meant)
+
+    def _complete(self) -> Iterator[Window]:
+        held, windower = self._held, self._windower
+        while True:
+            border = held.end_after(self._at + windower.spec.least)
+            if border is None and len(held.ids) - self._at <= windower.room:
+                return
+            full = self._at + windower.room
+            self._done = full if border is None else min(border, full)
+            yield windower.window(held, self._at, self._done, self._as_meant)
+            self._at = windower.next_after(held, self._at, border)
 
 
 def _reach(text: str, start: int, end: int, longest: int) -> int:

@@ -199,6 +199,19 @@ async def test_a_refused_agent_streams_in_the_form_of_its_mode(guard: GuardRunna
             assert chunk["messages"][-1].content == "No."
 
 
+def test_a_refused_agent_streams_no_structured_answer(guard: GuardRunnable) -> None:
+    from langchain.agents import create_agent
+    from pydantic import BaseModel
+
+    class Note(BaseModel):
+        text: str
+
+    agent = create_agent(ScriptedChatModel(answer=Note(text="some POISON")), [], response_format=Note)
+    [chunk] = guard.protect(agent).stream({"messages": [HumanMessage("hi")]}, stream_mode="updates")
+    assert [list(update) for update in chunk.values()] == [["messages"]]
+    assert "POISON" not in str(chunk)
+
+
 def test_a_graph_takes_a_request_in_any_form(guard: GuardRunnable) -> None:
     for messages in (ATTACK, HumanMessage(ATTACK)):
         out = guard.protect(_agent("fine")).invoke({"messages": messages})

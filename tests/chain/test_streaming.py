@@ -37,6 +37,10 @@ def test_chunks_whose_metadata_do_not_add_up_are_still_one_text() -> None:
     assert any("EVIL" in text for text in texts(chunks))
 
 
+def test_the_names_of_chunks_are_read() -> None:
+    assert texts([AIMessageChunk(content="a ", name=ATTACK), AIMessageChunk(content="b")]) == [f"a b\nname: {ATTACK}"]
+
+
 def test_chunks_of_different_messages_keep_their_stages() -> None:
     from langchain_core.messages import ChatMessageChunk, SystemMessageChunk, ToolMessageChunk
 
