@@ -179,7 +179,7 @@ def test_calibrating_goes_as_the_page_says(
     assert {one.stage for one in own if one.own} == {"input"}
 
 
-@pytest.mark.parametrize("name", ["agents.md", "effects.md", "observe.md", "pii.md"])
+@pytest.mark.parametrize("name", ["agents.md", "effects.md", "observe.md", "pii.md", "probe.md"])
 def test_what_these_pages_show_runs(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, embedded: LayerDetector
 ) -> None:
@@ -199,6 +199,26 @@ def test_what_these_pages_show_runs(
         else:
             for command in text.splitlines():
                 assert CliRunner().invoke(app, shlex.split(command)[1:]).exit_code == 0
+
+
+def test_every_framework_goes_as_the_page_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], embedded: LayerDetector
+) -> None:
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    monkeypatch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
+    import litellm
+
+    monkeypatch.setattr(litellm, "callbacks", [])  # The page sets them; so they are put back.
+    page = (ROOT / "docs" / "frameworks.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(LayerDetector, "load", lambda source=None: embedded)
+    (tmp_path / "policies").symlink_to(ROOT / "policies")
+    names: dict[str, Any] = {}
+    for language, text in _snippets(page):
+        assert language == "python"
+        exec(compile(text, "frameworks.md", "exec"), names)
+    names["OurGuardrail"](guardrail_name="ours", event_hook=["pre_call", "post_call"], default_on=True)
+    assert capsys.readouterr().out.splitlines() == ["Please ask me about your account instead."] * 2
 
 
 def test_every_key_of_a_policy_is_on_the_page() -> None:

@@ -1,13 +1,11 @@
-"""An agent's messages -> what is to be judged, and outcomes -> how the agent's state changes."""
+"""An agent's messages -> what is to be judged, and outcomes -> what passes, and what the agent's state keeps."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args, get_type_hints
 from uuid import uuid4
 
 from langchain_core.messages import (
@@ -21,18 +19,75 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from lec_guard.acting import Fingerprint
 from lec_guard.chain.lens import Reading, UneditableError, read
-from lec_guard.chain.messages import request_of
 from lec_guard.chain.runnable import Plan
-from lec_guard.errors import EscalationPending
-from lec_guard.step import Outcome, Step, Verdict
+from lec_guard.errors import EscalationPending, GuardBlocked, UnsupportedValueError
+from lec_guard.step import Outcome, Stage, Step, ToolRef, Verdict
+from lec_guard_integrations.readable import Readable, readable_artifact, readable_message
 
-JUDGED, NOTES, TOKENS = "lec_guard_judged", "lec_guard_notes", "lec_guard_tokens"
-"""Channels of an agent's state that are nobody else's: digests of messages that were judged, what the system prompt has
-to say, and what tokens in messages stand for."""
+JUDGED, NOTES, TOKENS, TOOLS = "lec_guard_judged", "lec_guard_notes", "lec_guard_tokens", "lec_guard_tools"
+"""Channels of an agent's state that are nobody else's: keyed hashes of messages that were judged, what the system
+prompt has to say, what tokens in messages stand for, and how the model was told what tools do."""
+
+UNREAD, MEDIA = "unread", "unread:media"
+"""What verdicts name as their rule where a message can't be read, and where it holds more than text."""
 
 _SHORT = 4
 """Values with fewer characters are taken for themselves only where they stand alone: `Al` is no part of `Also`."""
+
+Place = Literal["before", "answer", "end"]
+"""Where in its loop an agent is: before a call of the model, right after it, or at the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnBlock:
+    """What follows where something is blocked.
+
+    `end`: the policy's message stands in its place and is the agent's answer; the thread is of use for the next turn.
+    `recover`: the policy's message stands in its place as a tool's error, and the agent goes on. `raise`:
+    `GuardBlocked` goes to the caller; what was blocked stays where it is, and a thread that keeps it raises again.
+
+    Attributes:
+        input: Of a user's message.
+        output: Of an answer.
+        tool_input: Of a call of a tool; `end` answers in the place of the whole message that calls.
+        tool_output: Of a tool's result.
+
+    Raises:
+        UnsupportedValueError: If there is no such way at a stage.
+    """
+
+    input: Literal["end", "raise"] = "end"
+    output: Literal["end", "raise"] = "end"
+    tool_input: Literal["recover", "end", "raise"] = "recover"
+    tool_output: Literal["recover", "end", "raise"] = "recover"
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing would follow from."""
+        for stage, ways in get_type_hints(type(self)).items():
+            if getattr(self, stage) not in get_args(ways):
+                raise UnsupportedValueError(f"on_block at {stage}: use {' or '.join(get_args(ways))}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """What an operator wants beside the policies.
+
+    Attributes:
+        on_block: What follows where something is blocked.
+        system_prompt: The agent's system prompt, as context of what users say.
+        media: What follows where a message holds images, files or an artifact that nobody can read.
+    """
+
+    on_block: OnBlock = field(default_factory=OnBlock)
+    system_prompt: str | None = None
+    media: Literal["flag", "block"] = "flag"
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing would follow from."""
+        if self.media not in ("flag", "block"):
+            raise UnsupportedValueError("media: use flag or block")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,50 +104,139 @@ class Check:
     steps: list[Step]
 
 
-TurnFlow = Generator[Apply | Check, list[Any], dict[str, Any] | None]
-"""Asks a guard, and gives an update of the agent's state; None where nothing is new."""
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Something that can't be read, which is to be told; a flow is sent the verdict.
+
+    Attributes:
+        step: What it belongs to.
+        rule: What the verdict is to name.
+        blocks: Whether it may not pass for that.
+    """
+
+    step: Step
+    rule: str
+    blocks: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turned:
+    """What came of an agent's messages.
+
+    Attributes:
+        messages: All of them, as they pass.
+        changed: What has to be written into the state for that.
+        private: What the middleware's own channels are to hold.
+        structured: The structured response as it passes.
+        is_ended: Whether the last message is the refusal that the agent ends with.
+        has_structure: Whether the structured response is another one.
+    """
+
+    messages: list[BaseMessage]
+    changed: list[BaseMessage]
+    private: dict[str, Any]
+    structured: Any
+    is_ended: bool
+    has_structure: bool
+
+    def update(self) -> dict[str, Any]:
+        """All of it as an update of the agent's state, from a node that can end the agent."""
+        update = dict(self.private)
+        if self.changed:
+            update["messages"] = self.changed
+        if self.has_structure:
+            update["structured_response"] = self.structured
+        if self.is_ended:
+            update["jump_to"] = "end"
+        return update
+
+
+Asking = Apply | Check | Tell
+"""What a flow asks a guard."""
+
+TurnFlow = Generator[Asking, Any, Turned | None]
+"""Asks a guard, and gives what came of it; None where nothing is new."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """An agent's state at one place of its loop.
+    """An agent's messages at one place of its loop.
+
+    A message is known by its id and by a keyed hash over all that its verdicts follow from, so that one that was put in
+    the place of another is judged like any that is new, and so are a history that a caller brings along, and everything
+    after the policy or the detector changed.
 
     Attributes:
-        state: The state.
+        state: The state; its private channels are read.
+        messages: The messages.
+        structured: The structured response, if there is one.
+        place: Where the agent is.
         tenant: Whose policy applies.
         locale: The language of what the user is told; None for the policy's own.
-        is_answered: Whether the model has just answered, and nothing has come of that yet.
+        fingerprint: Makes the keyed hashes.
+        ways: What the operator wants.
     """
 
     state: Mapping[str, Any]
+    messages: Sequence[BaseMessage]
+    structured: Any
+    place: Place
     tenant: str | None
     locale: str | None
-    is_answered: bool
+    fingerprint: Fingerprint
+    ways: Ways
 
-    def flow(self) -> TurnFlow:
+    def items(self) -> list[Item]:
+        """What nobody has judged yet; where the model has just answered, only what models say."""
+        judged: Mapping[str, str] = self.state.get(JUDGED) or {}
+        answer = max((at for at, one in enumerate(self.messages) if isinstance(one, AIMessage)), default=-1)
+        items: list[Item] = []
+        for at, seen in self._seen(self.messages, lambda one: self.place != "answer" or isinstance(one, AIMessage)):
+            message, is_answer = seen.message, self.place == "answer" and at == answer
+            mark = seen.mark(self.fingerprint)
+            if mark is not None and judged.get(message.id or "") == mark:
+                continue
+            items.append(Item(at=at, message=message, seen=seen, part=seen.text, is_answer=is_answer))
+            if is_answer and self.structured is not None:
+                reading = read(self.structured, "output", seen.request)
+                part = Part(Readable(self.structured, _itself), reading, reading.steps)
+                items.append(Item(at=at, message=None, seen=seen, part=part, is_answer=is_answer))
+        return items
+
+    def flow(self, items: Sequence[Item] | None = None) -> TurnFlow:
         """Have judged what nobody has judged yet, and act on it.
 
-        A message is known by its id and by a digest of what it says, so that one that was put in the place of another
-        is judged like any that is new, and so is a history that a caller brings along.
+        Args:
+            items: What `items` gave, where it is known.
 
         Yields:
-            What is to be judged.
+            What a guard is asked.
 
         Returns:
-            The update of the agent's state.
+            What passes.
 
         Raises:
-            UnsupportedValueError: If a message can't be read.
             EscalationPending: If somebody has yet to decide.
+            GuardBlocked: If something is blocked, and the operator wants that.
         """
-        items = self._items()
+        items = self.items() if items is None else items
         if not items:
             return None
-        plan = Plan([], [], [item.reading for item in items], {})
+        settled = yield from self._judged(items)
+        # Beside a result, after what was rewritten in it is so in copies of it, too.
+        beside = [inner for one in settled for inner in one.beside()]
+        for one, own in zip(beside, (yield from self._judged([item for _, item in beside])), strict=True):
+            one[0].take(own)
+        return self._finished(settled)
+
+    def _judged(self, items: Sequence[Item]) -> Generator[Asking, Any, list[_Settled]]:
+        """Judge items in one call of the detector, and settle each of them."""
+        readings = [item.part.reading for item in items]
+        plan = Plan([], [], list(readings), {})
         for item in items:
-            plan.steps.extend(item.reading.steps)
-            plan.tenants.extend([self.tenant] * len(item.reading.steps))
-        outcomes: list[Outcome] = yield Apply(plan)
+            plan.steps.extend(item.part.steps)
+            plan.tenants.extend([self.tenant] * len(item.part.steps))
+        outcomes: list[Outcome] = (yield Apply(plan)) if plan.steps else []
         for outcome in outcomes:
             if outcome.ticket is not None:
                 raise EscalationPending(outcome.verdict, outcome.ticket)
@@ -103,56 +247,81 @@ class Turn:
             verdicts: list[Verdict] = yield Check([step for _, step in unread])
             for (one, _), verdict in zip(unread, verdicts, strict=True):
                 if verdict.action not in ("allow", "flag"):
-                    one.block(self._said(verdict))
-        return self._update(settled)
+                    one.block(verdict)
+        for one in settled:
+            part = one.item.part
+            if part.readable.unread is not None or part.reading is None:
+                told = Tell(
+                    Step(stage=one.item.stage, text=""),
+                    UNREAD if part.reading is None else MEDIA,
+                    part.reading is None or self.ways.media == "block",
+                )
+                verdict = yield told
+                if verdict.blocked:
+                    one.block(verdict)
+        return settled
 
-    def _items(self) -> list[_Item]:
-        """What nobody has judged yet; where the model has just answered, only what models say."""
-        messages: list[BaseMessage] = self.state["messages"]
-        judged: Mapping[str, str] = self.state.get(JUDGED) or {}
-        answer = max((at for at, one in enumerate(messages) if isinstance(one, AIMessage)), default=-1)
-        items: list[_Item] = []
+    def _seen(
+        self, messages: Sequence[BaseMessage], wanted: Callable[[BaseMessage], bool]
+    ) -> Iterator[tuple[int, Seen]]:
+        """The messages that are wanted as they are read where they stand, but for those of the operator."""
+        descriptions: Mapping[str, str] = self.state.get(TOOLS) or {}
+        system = [self.ways.system_prompt] if self.ways.system_prompt else []
+        request: str | None = None
+        names: dict[str | None, str] = {}
         for at, message in enumerate(messages):
-            if isinstance(message, SystemMessage) or judged.get(message.id or "") == digest(message, self.tenant):
+            if isinstance(message, SystemMessage):
+                system += [step.text for step in read(message).steps]
                 continue
-            if self.is_answered and not isinstance(message, AIMessage):
-                continue
-            request = _request(messages[:at])
-            system = [one for one in messages[:at] if isinstance(one, SystemMessage)]
-            is_answer = self.is_answered and at == answer
-            items.append(_Item(message, read([*system, message], request=request), is_answer))
-            if is_answer and self.state.get("structured_response") is not None:
-                items.append(_Item(None, read(self.state["structured_response"], "output", request), is_answer))
-        return items
+            is_wanted, is_users = wanted(message), not isinstance(message, AIMessage | ToolMessage | FunctionMessage)
+            if is_wanted or is_users:  # What others are read with.
+                seen = Seen.of(message, "\n".join(system) or None, request, names, descriptions)
+                if is_wanted:
+                    yield at, seen
+                if is_users:
+                    request = next((one.text for one in reversed(seen.text.steps) if one.stage == "input"), request)
+            if isinstance(message, AIMessage):
+                names |= {call["id"]: call["name"] for call in message.tool_calls}
 
-    def _settled(self, item: _Item, outcomes: Sequence[Outcome]) -> _Settled:
-        """What becomes of a message by what came of its steps."""
-        one = _Settled(item=item, outcomes=outcomes, value=item.value)
-        answered = {ours.tool_call_id for ours in self._results()}
+    def _settled(self, item: Item, outcomes: Sequence[Outcome]) -> _Settled:
+        """What becomes of an item by what came of its steps."""
+        one = _Settled(item=item, outcomes=list(outcomes))
+        reading = item.part.reading
+        if reading is None:
+            return one
+        answered = {ours.tool_call_id: ours.status == "error" for ours in self._results()}
         calls = item.calls()
         edits = {at: outcome.edits for at, outcome in enumerate(outcomes) if outcome.text is not None and outcome.edits}
-        for step, outcome in zip(item.reading.steps, outcomes, strict=True):
+        for step, outcome in zip(reading.steps, outcomes, strict=True):
             if outcome.text is not None:
                 continue
-            said = self._said(outcome.verdict)
-            own = [call_id for call_id, call in calls if call == step]
-            if own and all(call_id and call_id not in answered for call_id in own):
-                one.refused |= dict.fromkeys((call_id for call_id in own if call_id), said)
-            else:
-                # No call that could be answered apart from the others.
-                one.block(said)
+            verdict = replace(outcome.verdict, action="block")
+            own = [call_id or "" for call_id, call in calls if call == step]
+            if own and all(answered.get(call_id) for call_id in own):
+                continue  # Somebody else has refused it.
+            if own and self.ways.on_block.tool_input == "raise":
+                raise self._raised(verdict)
+            if (
+                own
+                and self.ways.on_block.tool_input == "recover"
+                and all(call_id and call_id not in answered for call_id in own)
+            ):
+                one.refused |= dict.fromkeys(own, self._said(verdict))
+                continue
+            # No call that could be answered apart from the others.
+            one.block(verdict, is_call=bool(own))
         if edits and one.blocked is None:
             try:
-                one.value = item.value_of(item.reading.edited(edits))
+                one.value = reading.edited(edits)
             except UneditableError:
                 # Each step's edits could be made, but not those of all together.
-                one.block(self._said(outcomes[next(iter(edits))].verdict))
+                one.block(outcomes[next(iter(edits))].verdict)
         return one
 
     def _results(self) -> list[ToolMessage]:
-        """Results behind the last answer: where it is new, they are those that LangChain itself puts there."""
+        """Results behind the last answer: where it is new, they are those that LangChain itself or others put there."""
         results: list[ToolMessage] = []
-        for message in reversed(self.state["messages"]):
+        for message in reversed(self.messages):
             if isinstance(message, AIMessage):
                 break
             results += [message] if isinstance(message, ToolMessage) else []
@@ -161,113 +330,269 @@ class Turn:
     def _said(self, verdict: Verdict) -> str:
         return verdict.message_in(self.locale) or ""
 
-    def _update(self, settled: Sequence[_Settled]) -> dict[str, Any]:
-        """All of it as an update of the agent's state."""
-        changed: list[BaseMessage] = []
-        known: list[BaseMessage] = []
-        update: dict[str, Any] = {}
-        passed = [one for one in settled if one.blocked is None]
+    def _raised(self, verdict: Verdict) -> GuardBlocked:
+        return GuardBlocked(replace(verdict, action="block", message=verdict.message_in(self.locale)))
+
+    def _finished(self, settled: Sequence[_Settled]) -> Turned:
+        """All of it together."""
+        final: dict[int, BaseMessage] = dict(enumerate(self.messages))
+        known: set[int] = set()
+        removed: list[BaseMessage] = []
+        structured, has_structure = self.structured, False
+        for one in settled:
+            if one.blocked is not None and not one.is_call and getattr(self.ways.on_block, one.item.stage) == "raise":
+                raise self._raised(one.blocked)
         refusal = next((one.blocked for one in settled if one.item.is_answer and one.blocked is not None), None)
         for one in settled:
-            if one.item.message is None:
+            at, message = one.item.at, one.item.message
+            known.add(at)
+            if message is None:
                 if refusal is None and one.value is not one.item.value:
-                    update["structured_response"] = one.value
-                    changed += self._retold(str(one.item.value), str(one.value))
+                    final |= self._retold(str(structured), str(one.value))
+                    structured, has_structure = one.value, True
+                if refusal is None:
+                    # They tell what was judged.
+                    known |= {place for place, told in final.items() if place > at and isinstance(told, ToolMessage)}
                 continue
-            message = one.value
             if one.item.is_answer and refusal is not None:
-                message = placeholder(one.item.message, refusal)
+                final[at] = placeholder(message, self._said(refusal))
             elif one.blocked is not None:
-                message = placeholder(one.item.message, one.blocked, is_history=not one.item.is_answer)
-            known.append(message)
-            if message is not one.item.message:
-                changed.append(message)
+                final[at] = placeholder(message, self._said(one.blocked), is_history=not one.item.is_answer)
+            else:
+                final[at] = one.passing()
             if one.item.is_answer and refusal is None:
-                answers = [_refused_call(call_id, one.item.message, said) for call_id, said in one.refused.items()]
-                changed += answers
-                known += answers
+                for call_id, said in one.refused.items():
+                    known.add(len(final))
+                    final[len(final)] = _refused_call(call_id, message, said)
         if refusal is not None:
             # An answer without calls has no results.
-            changed += [RemoveMessage(id=message.id) for message in self._results() if message.id]
-            update |= {"jump_to": "end", "structured_response": None} if self._has_structure() else {"jump_to": "end"}
-        stopped = next((one.blocked for one in settled if one.blocked is not None and one.item.is_users), None)
+            gone = {id(result) for result in self._results()}
+            removed = [RemoveMessage(id=one.id) for one in final.values() if id(one) in gone and one.id]
+            final = {at: one for at, one in final.items() if id(one) not in gone}
+            structured, has_structure = None, self.structured is not None
+        stopped = self._stopped(settled)
         if stopped is not None:
-            told = AIMessage(content=stopped, id=str(uuid4()))
-            changed.append(told)
-            known.append(told)
-            update["jump_to"] = "end"
-        if changed:
-            update["messages"] = changed
-        outcomes = [outcome for one in passed for outcome in one.outcomes]
+            place = max(final) + 1
+            known.add(place)
+            final[place] = AIMessage(content=self._said(stopped), id=str(uuid4()))
+        before = dict(enumerate(self.messages))
+        messages = list(final.values())
+        return Turned(
+            messages=messages,
+            changed=[*(one for at, one in final.items() if one is not before.get(at)), *removed],
+            private=self._private(settled, messages, {id(one) for at, one in final.items() if at in known}),
+            structured=structured,
+            is_ended=stopped is not None or refusal is not None,
+            has_structure=has_structure,
+        )
+
+    def _stopped(self, settled: Sequence[_Settled]) -> Verdict | None:
+        """What the agent ends for with an answer of ours, beside an answer of the model's that may not pass."""
+        if self.place != "before":
+            return None
+        ends = ["input", *(["tool_output"] if self.ways.on_block.tool_output == "end" else [])]
+        return next((one.blocked for one in settled if one.blocked is not None and one.item.stage in ends), None)
+
+    def _private(self, settled: Sequence[_Settled], messages: Sequence[BaseMessage], known: set[int]) -> dict[str, Any]:
+        outcomes = [outcome for one in settled if one.blocked is None for outcome in one.outcomes]
         notes = [*(self.state.get(NOTES) or ()), *(note for outcome in outcomes for note in outcome.notes)]
         tokens = dict(self.state.get(TOKENS) or {})
         for outcome in outcomes:
             tokens |= outcome.tokens
+        private: dict[str, Any] = {JUDGED: self.judged(messages, known)}
         if notes:
-            update[NOTES] = list(dict.fromkeys(notes))
+            private[NOTES] = list(dict.fromkeys(notes))
         if tokens:
-            update[TOKENS] = tokens
-        return update | {JUDGED: self.judged(known)}
+            private[TOKENS] = tokens
+        return private
 
-    def judged(self, known: Sequence[BaseMessage]) -> dict[str, str]:
-        """Digests of all messages that were judged, and of no others that there were once.
+    def judged(self, messages: Sequence[BaseMessage], known: set[int]) -> dict[str, str]:
+        """Hashes of all messages that were judged, and of no others that there were once.
 
         Args:
-            known: Messages that were judged just now, as they pass.
+            messages: The messages as they pass.
+            known: The identities (`id`) of those among them that were judged just now.
 
         Returns:
-            By a message's id its digest.
+            By a message's id its hash.
         """
-        there = {message.id for message in self.state["messages"]}
+        there = {message.id for message in (*self.state["messages"], *messages)}
         before = {key: value for key, value in (self.state.get(JUDGED) or {}).items() if key in there}
-        return before | {message.id: digest(message, self.tenant) for message in known if message.id}
+        marks = {
+            seen.message.id: seen.mark(self.fingerprint)
+            for _, seen in self._seen(messages, lambda one: id(one) in known)
+        }
+        return before | {key: mark for key, mark in marks.items() if key and mark}
 
-    def _has_structure(self) -> bool:
-        return self.state.get("structured_response") is not None
-
-    def _retold(self, old: str, new: str) -> list[BaseMessage]:
+    def _retold(self, old: str, new: str) -> dict[int, BaseMessage]:
         """The messages in which LangChain tells of a structured response, with what became of it."""
-        return [
-            message.model_copy(update={"content": message.content.replace(old, new)})
-            for message in self._results()
-            if isinstance(message.content, str) and old in message.content
-        ]
+        results = {id(result) for result in self._results()}
+        return {
+            at: message.model_copy(update={"content": message.content.replace(old, new)})
+            for at, message in enumerate(self.messages)
+            if id(message) in results and isinstance(message.content, str) and old in message.content
+        }
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
-    """Something that is judged as one: a message, or a structured response.
+class Part:
+    """Something that is read as one.
 
     Attributes:
+        readable: What there is to read.
+        reading: Its reading; None where it can't be read.
+        steps: The steps of the reading, with what else is known of them.
+    """
+
+    readable: Readable
+    reading: Reading | None
+    steps: list[Step]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A message as it is read where it stands.
+
+    Attributes:
+        message: The message.
+        text: What it says.
+        system: The operator's words before it.
+        request: What it answers.
+        tool: The tool whose result it is.
+        descriptions: What tools do, by their names.
+    """
+
+    message: BaseMessage
+    text: Part
+    system: str | None
+    request: str | None
+    tool: str
+    descriptions: Mapping[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        message: BaseMessage,
+        system: str | None,
+        request: str | None,
+        names: Mapping[str | None, str],
+        descriptions: Mapping[str, str],
+    ) -> Seen:
+        """Read a message.
+
+        Args:
+            message: The message.
+            system: The operator's words before it.
+            request: What it answers.
+            names: The tools that calls before it name, by the calls' ids.
+            descriptions: What tools do, by their names.
+
+        Returns:
+            The message as it is read.
+        """
+        whole = Readable(message, _itself)
+        tool = ""
+        if isinstance(message, ToolMessage):
+            tool = message.name or names.get(message.tool_call_id, "")
+        seen = cls(message, Part(whole, None, []), system, request, tool, descriptions)
+        try:
+            text = seen.part(whole, None)
+        except UnsupportedValueError:
+            readable = readable_message(message)
+            return seen if readable is None else replace(seen, text=seen.part(readable, None))
+        return replace(seen, text=text)
+
+    def part(self, readable: Readable, stage: Stage | None) -> Part:
+        """Read what is readable of the message, or beside it.
+
+        Args:
+            readable: What there is to read.
+            stage: The stage of texts without a role.
+
+        Returns:
+            The part.
+        """
+        reading = read(readable.value, stage, self.request)
+        return Part(readable, reading, [self.placed(step) for step in reading.steps])
+
+    def beside(self, message: BaseMessage | None = None) -> Part | None:
+        """What a tool keeps beside its result.
+
+        Args:
+            message: The message as it passes; None for the message as it came.
+
+        Returns:
+            The part; None where there is nothing.
+        """
+        artifact = getattr(message or self.message, "artifact", None)
+        if artifact is None:
+            return None
+        return self.part(readable_artifact(artifact), "tool_output")
+
+    def placed(self, step: Step) -> Step:
+        """A step with what is known of it here: the operator's words, and what its tool does."""
+        if step.stage == "input":
+            return replace(step, context=self.system)
+        if step.stage not in ("tool_input", "tool_output"):
+            return step
+        name = (step.tool.name if step.tool is not None else "") or (self.tool if step.stage == "tool_output" else "")
+        context = step.context if step.stage == "tool_input" else self.request
+        return replace(step, tool=ToolRef(name=name, description=self.descriptions.get(name)), context=context)
+
+    def mark(self, fingerprint: Fingerprint) -> str | None:
+        """By what the message is known; None where nobody can read it.
+
+        Args:
+            fingerprint: Makes keyed hashes of steps.
+
+        Returns:
+            The hash.
+        """
+        if self.text.reading is None:
+            return None
+        parts = [part for part in (self.text, self.beside()) if part is not None]
+        left_out = [
+            Step(stage="tool_output", text=part.readable.unread) for part in parts if part.readable.unread is not None
+        ]
+        return fingerprint([*(step for part in parts for step in part.steps), *left_out])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """Something that is judged as one: a message, what a tool keeps beside it, or a structured response.
+
+    Attributes:
+        at: The message's place among all.
         message: The message; None for a structured response.
-        reading: Its steps; that of a message has the system messages before it.
+        seen: The message as it is read.
+        part: What of it is judged.
         is_answer: Whether it is what the model has just answered.
     """
 
+    at: int
     message: BaseMessage | None
-    reading: Reading
+    seen: Seen
+    part: Part
     is_answer: bool
 
     @property
     def value(self) -> Any:
-        """The message or the structured response."""
-        return self.value_of(self.reading.value)
+        """What was read."""
+        return self.part.readable.value
 
     @property
-    def is_users(self) -> bool:
-        """Whether there is nothing left to answer without it."""
-        return self.message is not None and not isinstance(self.message, AIMessage | ToolMessage | FunctionMessage)
-
-    def value_of(self, read_value: Any) -> Any:
-        """The message or structured response in what was read."""
-        return read_value if self.message is None else read_value[-1]
+    def stage(self) -> Literal["input", "output", "tool_output"]:
+        """Whose words they are; without those of a user there is nothing left to answer."""
+        if self.message is None or isinstance(self.message, AIMessage):
+            return "output"
+        return "tool_output" if isinstance(self.message, ToolMessage | FunctionMessage) else "input"
 
     def calls(self) -> list[tuple[str | None, Step]]:
         """Calls of a new answer that have yet to run: their ids and steps."""
         if not self.is_answer or not isinstance(self.message, AIMessage):
             return []
         return [
-            (call["id"], read({**call, "type": "tool_call"}, request=self.reading.request).steps[0])
+            (call["id"], read({**call, "type": "tool_call"}, request=self.seen.request).steps[0])
             for call in self.message.tool_calls
         ]
 
@@ -279,33 +604,89 @@ class _Settled:
     Attributes:
         item: The item.
         outcomes: What came of each of its steps.
-        value: The message or structured response as it passes.
+        value: What was read, as it passes.
         refused: Id of a call that may not run -> what answers it.
-        blocked: What stands in its place, where it may not pass.
+        blocked: Why it may not pass, where it may not.
+        is_call: Whether it may not for a call of a tool in it.
+        artifact: What a tool keeps beside it, as it passes.
     """
 
-    item: _Item
-    outcomes: Sequence[Outcome]
-    value: Any
+    item: Item
+    outcomes: list[Outcome]
+    value: Any = None
     refused: dict[str, str] = field(default_factory=dict)
-    blocked: str | None = None
+    blocked: Verdict | None = None
+    is_call: bool = False
+    artifact: Any = None
 
-    def block(self, said: str) -> None:
+    def __post_init__(self) -> None:
+        if self.value is None:
+            self.value = self.item.value
+
+    def block(self, verdict: Verdict, *, is_call: bool = False) -> None:
         """Let it not pass."""
-        self.blocked = said if self.blocked is None else self.blocked
+        if self.blocked is None:
+            self.blocked, self.is_call = verdict, is_call
+
+    def passing(self) -> BaseMessage:
+        """The message as it passes; the same object where nothing has changed."""
+        readable = self.item.part.readable
+        message: BaseMessage = self.item.seen.message
+        if self.value is not readable.value:
+            message = readable.rebuild(self.value)
+        return message if self.artifact is None else message.model_copy(update={"artifact": self.artifact})
+
+    def beside(self) -> list[tuple[_Settled, Item]]:
+        """What has yet to be judged beside it, if it passes."""
+        if self.blocked is not None or self.item.message is None:
+            return []
+        part = self.item.seen.beside(self.passing())
+        if part is None:
+            return []
+        known = {outcome.text for outcome in self.outcomes}
+        if part.readable.unread is None and all(not one.text.strip() or one.text in known for one in part.steps):
+            return []
+        return [(self, replace(self.item, part=part))]
+
+    def take(self, beside: _Settled) -> None:
+        """Take what came of what is beside it."""
+        if beside.blocked is not None:
+            self.block(beside.blocked)
+        elif beside.value is not beside.item.value:
+            self.artifact = beside.item.part.readable.rebuild(beside.value)
+        self.outcomes += beside.outcomes
 
     def unread(self) -> list[Step]:
         """Steps of what was edited that are not what came of any step."""
-        if self.blocked is not None or self.value is self.item.value:
+        reading = self.item.part.reading
+        if self.blocked is not None or reading is None or self.value is self.item.value:
             return []
-        reading = self.item.reading
-        value = self.value if self.item.message is None else [*reading.value[:-1], self.value]
         known = {
             (step.stage, step.text if outcome.text is None else outcome.text)
             for step, outcome in zip(reading.steps, self.outcomes, strict=True)
         }
-        steps = read(value, reading.stage, reading.request).steps
-        return [step for step in steps if (step.stage, step.text) not in known]
+        steps = read(self.value, reading.stage, reading.request).steps
+        return [self.item.seen.placed(step) for step in steps if (step.stage, step.text) not in known]
+
+
+def doubles(messages: Sequence[BaseMessage]) -> list[RemoveMessage]:
+    """What removes further results of calls that have one, as where a person refuses what a guard has refused.
+
+    Args:
+        messages: An agent's messages, right after an answer.
+
+    Returns:
+        One for each result too many behind the last answer.
+    """
+    answer = max((at for at, one in enumerate(messages) if isinstance(one, AIMessage)), default=len(messages))
+    answered: set[str] = set()
+    removed: list[RemoveMessage] = []
+    for message in messages[answer + 1 :]:
+        if isinstance(message, ToolMessage):
+            if message.tool_call_id in answered and message.id:
+                removed.append(RemoveMessage(id=message.id))
+            answered.add(message.tool_call_id)
+    return removed
 
 
 def placeholder(message: BaseMessage, text: str, *, is_history: bool = False) -> BaseMessage:
@@ -348,32 +729,6 @@ def _refused_call(call_id: str, message: BaseMessage, text: str) -> ToolMessage:
     return ToolMessage(content=text, id=str(uuid4()), name=name, tool_call_id=call_id, status="error")
 
 
-def _request(messages: Sequence[BaseMessage]) -> str | None:
-    """The text of the last message that is a user's."""
-    for message in reversed(messages):
-        if isinstance(message, AIMessage | SystemMessage | ToolMessage | FunctionMessage):
-            continue
-        if (text := request_of([message])) is not None:
-            return text
-    return None
-
-
-def digest(message: BaseMessage, tenant: str | None) -> str:
-    """A digest of all that a message says.
-
-    Args:
-        message: The message.
-        tenant: Whose policy it was judged by; others have policies of their own.
-
-    Returns:
-        32 hexadecimal digits.
-    """
-    said = [tenant, message.type, message.content, message.name, message.additional_kwargs]
-    said += [getattr(message, name, None) for name in ("tool_calls", "invalid_tool_calls", "tool_call_id", "role")]
-    data = json.dumps(said, sort_keys=True, default=repr)
-    return hashlib.sha256(data.encode()).hexdigest()[:32]
-
-
 def hiding(tokens: Mapping[str, str]) -> Callable[[str], str]:
     """What puts tokens in the place of the values that they stand for.
 
@@ -397,3 +752,7 @@ def hiding(tokens: Mapping[str, str]) -> Callable[[str], str]:
 
 def _form(value: str) -> str:
     return rf"(?<!\w){re.escape(value)}(?!\w)" if len(value) < _SHORT else re.escape(value)
+
+
+def _itself(value: Any) -> Any:
+    return value

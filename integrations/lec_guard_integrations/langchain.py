@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
+from uuid import uuid4
 
-from langchain_core.messages import AIMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.tools import BaseTool
 
 from lec_guard.act.effects import Effects
+from lec_guard.acting import Fingerprint
 from lec_guard.chain.callbacks import adispatch, dispatch
 from lec_guard.chain.lens import read
 from lec_guard.chain.notes import with_notes
 from lec_guard.chain.runnable import GuardRunnable, TenantResolver
 from lec_guard.detect.detector import Detector
 from lec_guard.errors import UnsupportedValueError
-from lec_guard.guard import Guard, Tell
+from lec_guard.guard import Guard
+from lec_guard.guard import Tell as Into
 from lec_guard.observe.events import Event, EventSink
 from lec_guard.observe.sinks import OnSinkError
-from lec_guard_integrations.conversation import JUDGED, NOTES, TOKENS, Apply, Turn, hiding
+from lec_guard_integrations.conversation import (
+    JUDGED,
+    NOTES,
+    TOKENS,
+    TOOLS,
+    Apply,
+    Asking,
+    Check,
+    OnBlock,
+    Place,
+    Tell,
+    Turn,
+    Turned,
+    Ways,
+    doubles,
+    hiding,
+)
 from lec_guard_integrations.langgraph import InterruptEscalator
 
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse, hook_config
-    from langchain.agents.middleware.types import PrivateStateAttr
+    from langchain.agents.middleware.types import ExtendedModelResponse, PrivateStateAttr
     from langgraph.config import get_config
+    from langgraph.constants import TAG_NOSTREAM
     from langgraph.prebuilt.tool_node import ToolCallRequest
     from langgraph.runtime import Runtime
     from langgraph.types import Command
@@ -35,19 +58,26 @@ except ModuleNotFoundError as missing:
         f"GuardMiddleware needs {missing.name}; run: pip install 'lec-guard[langchain]'"
     ) from None
 
+_MOST_TOOLS, _LONGEST_DESCRIPTION = 256, 4000
+"""Tools whose descriptions a thread keeps, and how many characters of each."""
+
+__all__ = ["GuardMiddleware", "GuardState", "OnBlock", "told_tools"]
+
 
 class GuardState(AgentState[Any]):
     """What `GuardMiddleware` keeps in an agent's state; no caller can give it, and none gets it as a result.
 
     Attributes:
-        lec_guard_judged: By a message's id, a digest of it as it was judged.
+        lec_guard_judged: By a message's id, a keyed hash over what its verdicts follow from.
         lec_guard_notes: What the system prompt has to say for texts in the messages.
         lec_guard_tokens: What tokens in the messages stand for.
+        lec_guard_tools: By a tool's name, how the model was told what it does: context of what it is given and gives.
     """
 
     lec_guard_judged: NotRequired[Annotated[dict[str, str], PrivateStateAttr]]
     lec_guard_notes: NotRequired[Annotated[list[str], PrivateStateAttr]]
     lec_guard_tokens: NotRequired[Annotated[dict[str, str], PrivateStateAttr]]
+    lec_guard_tools: NotRequired[Annotated[dict[str, str], PrivateStateAttr]]
 
 
 class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
@@ -55,9 +85,10 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
 
     Before each call of the model, what nobody has judged yet is: messages of users as input, results of tools as tool
     output, a history that a caller brings along as what it is. After it, the answer is judged as output, and each tool
-    call as tool input, before any tool runs. What is rewritten is replaced under its own id.
+    call as tool input, before any tool runs; in the end, what came since. What is rewritten is replaced under its own
+    id.
 
-    | what is blocked | what happens |
+    | what is blocked | what happens, unless `on_block` says otherwise |
     |---|---|
     | a message of a user | the policy's message stands in its place, and is the agent's answer |
     | a tool's result | the policy's message stands in its place as an error, and the agent goes on |
@@ -67,14 +98,15 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
     Where a policy asks somebody, `kind: interrupt` stops the graph before the model or the tools run, so that neither
     runs twice; see `InterruptEscalator`. A review queue raises `EscalationPending` out of the agent: nothing ran, and
     `agent.invoke(None, config)` goes on there (without a checkpointer, the same call again) once there is a decision.
+    Where nobody can be asked about an answer, it is judged inside the model's node, and no stream shows another.
 
     Where a text is quarantined, the system prompt says what that means. Where personal data gave way to tokens, the
     model is sent tokens only, tools get the real values, and so does the final answer. The state of the thread holds
     what tokens stand for, and so do its checkpoints; a checkpoint also holds a user's message as it came, for
     LangGraph saves it before any node runs.
 
-    List it first, so that it judges what other middleware makes of an answer. Tokens of what the model streams
-    (`stream_mode="messages"`) are seen before they are judged. One object serves all threads and tenants.
+    List it first, so that it judges what other middleware makes of an answer. One object serves all threads and
+    tenants.
 
     Args:
         guard: What judges. For policies with `kind: interrupt` it has to have `effects=Effects(interrupt=...)`, as
@@ -83,9 +115,18 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         tenant_key: The key of `configurable` that names the tenant.
         locale_key: The key of `configurable` that names the language of refusals.
         resolver: The operator's own way from a run's config to its tenant.
+        system_prompt: The agent's system prompt, as context of what users say: `create_agent` keeps it out of the
+            state. None judges them without.
+        on_block: What follows where something is blocked, stage by stage.
+        media: What follows where a message holds images, files or other parts that are no text, or a tool keeps
+            something beside its result that can't be read: `flag` lets it pass with an event of the rule
+            `unread:media`, `block` does not. The texts in it are judged either way.
+        hide_stream: Whether tokens of models are kept out of `stream_mode="messages"`, which then shows each answer as
+            a whole, after it was judged.
 
     Raises:
         PolicyError: If the tenant is unknown.
+        UnsupportedValueError: If `media` is neither.
     """
 
     state_schema = GuardState
@@ -98,9 +139,15 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         tenant_key: str = "tenant",
         locale_key: str = "locale",
         resolver: TenantResolver | None = None,
+        system_prompt: str | None = None,
+        on_block: OnBlock | None = None,
+        media: Literal["flag", "block"] = "flag",
+        hide_stream: bool = True,
     ) -> None:
         super().__init__()
         self.guard = guard
+        self._ways = Ways(on_block=on_block or OnBlock(), system_prompt=system_prompt, media=media)
+        self._hide_stream = hide_stream
         view = GuardRunnable(guard, tenant_key=tenant_key, locale_key=locale_key, resolver=resolver)
         self._view = view if tenant is None else view.for_tenant(tenant)
 
@@ -119,6 +166,10 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         tenant_key: str = "tenant",
         locale_key: str = "locale",
         resolver: TenantResolver | None = None,
+        system_prompt: str | None = None,
+        on_block: OnBlock | None = None,
+        media: Literal["flag", "block"] = "flag",
+        hide_stream: bool = True,
     ) -> GuardMiddleware:
         """Make a middleware and its guard; see `Guard.from_policies`.
 
@@ -134,6 +185,10 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
             tenant_key: The key of `configurable` that names the tenant.
             locale_key: The key of `configurable` that names the language of refusals.
             resolver: The operator's own way from a run's config to its tenant.
+            system_prompt: The agent's system prompt, as context of what users say.
+            on_block: What follows where something is blocked, stage by stage.
+            media: What follows where a message holds more than text.
+            hide_stream: Whether tokens of models are kept out of `stream_mode="messages"`.
 
         Returns:
             The middleware; its `guard` is to be closed by whoever made it.
@@ -152,7 +207,17 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
             on_sink_error=on_sink_error,
             effects=given if given.interrupt is not None else replace(given, interrupt=InterruptEscalator()),
         )
-        return cls(guard, tenant=tenant, tenant_key=tenant_key, locale_key=locale_key, resolver=resolver)
+        return cls(
+            guard,
+            tenant=tenant,
+            tenant_key=tenant_key,
+            locale_key=locale_key,
+            resolver=resolver,
+            system_prompt=system_prompt,
+            on_block=on_block,
+            media=media,
+            hide_stream=hide_stream,
+        )
 
     # --- what is judged
 
@@ -168,17 +233,23 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
             The update of the state.
 
         Raises:
-            UnsupportedValueError: If a message can't be read.
+            GuardBlocked: If something is blocked, and `on_block` wants that.
             EscalationPending: If somebody has yet to decide.
             TenantMismatch: If config and resolver name different tenants.
             PolicyError: If the tenant is unknown.
         """
-        return self._run(state, is_answered=False)
+        config = get_config()
+        tenant = self._view.tenant_of(config)
+        turns = self._turns(config, tenant, self.guard.fingerprints(tenant))
+        return _update(self._run(turns.at("before", state).flow(), config, tenant))
 
     @hook_config(can_jump_to=["end"])
     async def abefore_model(self, state: GuardState, runtime: Runtime[Any]) -> dict[str, Any] | None:  # noqa: ARG002
         """`before_model`, without blocking the event loop."""
-        return await self._arun(state, is_answered=False)
+        config = get_config()
+        tenant = self._view.tenant_of(config)
+        turns = self._turns(config, tenant, await self.guard.afingerprints(tenant))
+        return _update(await self._arun(turns.at("before", state).flow(), config, tenant))
 
     @hook_config(can_jump_to=["end"])
     def after_model(self, state: GuardState, runtime: Runtime[Any]) -> dict[str, Any] | None:  # noqa: ARG002
@@ -192,83 +263,136 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
             The update of the state.
 
         Raises:
-            UnsupportedValueError: As of `before_model`, like the others.
-            EscalationPending: If somebody has yet to decide.
+            EscalationPending: As of `before_model`, like the others.
         """
-        return self._run(state, is_answered=True)
+        config = get_config()
+        tenant = self._view.tenant_of(config)
+        turns = self._turns(config, tenant, self.guard.fingerprints(tenant))
+        return _answered(state, self._run(turns.at("answer", state).flow(), config, tenant))
 
     @hook_config(can_jump_to=["end"])
     async def aafter_model(self, state: GuardState, runtime: Runtime[Any]) -> dict[str, Any] | None:  # noqa: ARG002
         """`after_model`, without blocking the event loop."""
-        return await self._arun(state, is_answered=True)
-
-    def _run(self, state: Mapping[str, Any], *, is_answered: bool) -> dict[str, Any] | None:
         config = get_config()
-        turn = self._turn(state, config, is_answered=is_answered)
-        flow = turn.flow()
-        sent: list[Any] | None = None
+        tenant = self._view.tenant_of(config)
+        turns = self._turns(config, tenant, await self.guard.afingerprints(tenant))
+        return _answered(state, await self._arun(turns.at("answer", state).flow(), config, tenant))
+
+    def _run(self, flow: _Flow, config: RunnableConfig, tenant: str | None) -> Any:
+        """Drive a flow; what is a call of the model is for `wrap_model_call`."""
+        sent: Any = None
         while True:
             try:
-                wanted = next(flow) if sent is None else flow.send(sent)
+                wanted = flow.send(sent)
             except StopIteration as done:
-                return _update(done)
-            if isinstance(wanted, Apply):
-                plan, told = wanted.plan, list[Event]()
-                sent = list(self.guard.apply_many(plan.steps, plan.tenants, tell=_into(told), fits=plan.fits))
-                dispatch(told, config)
-            else:
-                sent = list(self.guard.check_many(wanted.steps, turn.tenant))
+                return done.value
+            told: list[Event] = []
+            match wanted:
+                case Apply(plan):
+                    sent = self.guard.apply_many(plan.steps, plan.tenants, tell=_into(told), fits=plan.fits)
+                case Check(steps):
+                    sent = self.guard.check_many(steps, tenant)
+                case Tell(step, rule, blocks):
+                    sent = self.guard.unread(step, tenant, rule=rule, blocks=blocks, tell=_into(told))
+                case Calling(request, handler):
+                    with _quiet(config, is_wanted=self._hide_stream):
+                        sent = handler(request)
+            dispatch(told, config)
 
-    async def _arun(self, state: Mapping[str, Any], *, is_answered: bool) -> dict[str, Any] | None:
-        config = get_config()
-        turn = self._turn(state, config, is_answered=is_answered)
-        flow = turn.flow()
-        sent: list[Any] | None = None
+    async def _arun(self, flow: _Flow, config: RunnableConfig, tenant: str | None) -> Any:
+        """`_run`, without blocking the event loop."""
+        sent: Any = None
         while True:
             try:
-                wanted = next(flow) if sent is None else flow.send(sent)
+                wanted = flow.send(sent)
             except StopIteration as done:
-                return _update(done)
-            if isinstance(wanted, Apply):
-                plan, told = wanted.plan, list[Event]()
-                sent = list(await self.guard.aapply_many(plan.steps, plan.tenants, tell=_into(told), fits=plan.fits))
-                await adispatch(told, config)
-            else:
-                sent = list(await self.guard.acheck_many(wanted.steps, turn.tenant))
+                return done.value
+            told: list[Event] = []
+            match wanted:
+                case Apply(plan):
+                    sent = await self.guard.aapply_many(plan.steps, plan.tenants, tell=_into(told), fits=plan.fits)
+                case Check(steps):
+                    sent = await self.guard.acheck_many(steps, tenant)
+                case Tell(step, rule, blocks):
+                    sent = self.guard.unread(step, tenant, rule=rule, blocks=blocks, tell=_into(told))
+                case Calling(request, handler):
+                    with _quiet(config, is_wanted=self._hide_stream):
+                        sent = await handler(request)
+            await adispatch(told, config)
 
-    def _turn(self, state: Mapping[str, Any], config: RunnableConfig, *, is_answered: bool) -> Turn:
+    def _turns(self, config: RunnableConfig, tenant: str | None, fingerprint: Fingerprint) -> _Turns:
         locale = config.get("configurable", {}).get(self._view.locale_key)
-        return Turn(
-            state=state,
-            tenant=self._view.tenant_of(config),
-            locale=locale if isinstance(locale, str) else None,
-            is_answered=is_answered,
-        )
+        return _Turns(tenant, locale if isinstance(locale, str) else None, fingerprint, self._ways)
 
     # --- notes and tokens
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
-    ) -> ModelResponse[Any]:
-        """Tell the model of quarantined texts, and send it tokens instead of what they stand for.
+    ) -> ModelResponse[Any] | ExtendedModelResponse[Any]:
+        """Judge what others have put into the messages since, call the model, and judge its answer.
+
+        The model is told of quarantined texts, and is sent tokens instead of what they stand for. An answer about which
+        somebody may have to be asked is left to `after_model`: the model would run again when they answer.
 
         Args:
             request: The call of the model.
             handler: What calls it.
 
         Returns:
-            The answer.
+            The answer as it passes.
 
         Raises:
             UnsupportedValueError: If tokens can't be put into a message that has what they stand for.
+            GuardBlocked: If something is blocked, and `on_block` wants that.
         """
-        return handler(_prepared(request))
+        config = get_config()
+        tenant = self._view.tenant_of(config)
+        turns = self._turns(config, tenant, self.guard.fingerprints(tenant))
+        result: ModelResponse[Any] | ExtendedModelResponse[Any]
+        result = self._run(self._called(request, handler, turns), config, tenant)
+        return result
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
-    ) -> ModelResponse[Any]:
+    ) -> ModelResponse[Any] | ExtendedModelResponse[Any]:
         """`wrap_model_call`, without blocking the event loop."""
-        return await handler(_prepared(request))
+        config = get_config()
+        tenant = self._view.tenant_of(config)
+        turns = self._turns(config, tenant, await self.guard.afingerprints(tenant))
+        result: ModelResponse[Any] | ExtendedModelResponse[Any]
+        result = await self._arun(self._called(request, handler, turns), config, tenant)
+        return result
+
+    def _called(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Any], turns: _Turns
+    ) -> Generator[Asking | Calling, Any, ModelResponse[Any] | ExtendedModelResponse[Any]]:
+        """A call of the model, and what is judged before and after it."""
+        state: dict[str, Any] = {**request.state}
+        update: dict[str, Any] = {}
+        before = yield from turns.at("before", state, request.messages).flow()
+        if before is not None:
+            update |= before.private | _written(before.changed, request.messages, state["messages"])
+            if before.is_ended:
+                return ExtendedModelResponse(ModelResponse(result=before.messages[-1:]), Command(update=update))
+            messages: list[Any] = [*before.messages]
+            request = request.override(messages=messages)
+        state |= {key: value for key, value in update.items() if key != "messages"}
+        tools = told_tools(request.tools, state.get(TOOLS) or {})
+        if tools != (state.get(TOOLS) or {}):
+            # What was judged without knowing of them stays judged, or a person would be asked twice.
+            state[TOOLS] = update[TOOLS] = tools
+            known = turns.at("before", state, request.messages)
+            state[JUDGED] = update[JUDGED] = known.judged(request.messages, {id(one) for one in request.messages})
+        response = _response((yield Calling(_prepared(request, state), handler)))
+        turn = turns.at("answer", state, [*request.messages, *response.result], response.structured_response)
+        items = turn.items()
+        if not any(self.guard.may_stop(step, turn.tenant) for item in items for step in item.part.steps):
+            after = yield from turn.flow(items)
+            if after is not None:
+                update |= after.private
+                result = after.messages[len(request.messages) :]
+                response = replace(response, result=result, structured_response=after.structured)
+        return ExtendedModelResponse(response, Command(update=update)) if update else response
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
@@ -294,46 +418,164 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         return await handler(_with_values(request))
 
     def after_agent(self, state: GuardState, runtime: Runtime[Any]) -> dict[str, Any] | None:  # noqa: ARG002
-        """Put what tokens stand for into the final answer.
+        """Judge what came after the last call of the model, and put what tokens stand for into the final answer.
+
+        Results of tools that return directly come here, and what other middleware answers.
 
         Args:
             state: The agent's state.
             runtime: Not used.
 
         Returns:
-            The update of the state; where the values can't be put there, the tokens stay.
+            The update of the state; where values can't be put into an answer, the tokens stay.
+
+        Raises:
+            EscalationPending: As of `before_model`, like the others.
         """
-        tokens, messages = state.get("lec_guard_tokens"), state["messages"]
-        answer = messages[-1] if messages else None
-        if not tokens or not isinstance(answer, AIMessage):
-            return None
-        update: dict[str, Any] = {}
-        restored = _restored([answer], tokens)[0]
-        if restored is not answer:
-            turn = self._turn(state, get_config(), is_answered=True)
-            update |= {"messages": [restored], JUDGED: turn.judged([restored])}
-        structured = state.get("structured_response")
-        if structured is not None and (found := _restored(structured, tokens)) is not structured:
-            update["structured_response"] = found
-        return update or None
+        config = get_config()
+        tenant = self._view.tenant_of(config)
+        turns = self._turns(config, tenant, self.guard.fingerprints(tenant))
+        return _ended(turns, state, self._run(turns.at("end", state).flow(), config, tenant))
 
-    async def aafter_agent(self, state: GuardState, runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """`after_agent`; it waits for nothing."""
-        return self.after_agent(state, runtime)
+    async def aafter_agent(self, state: GuardState, runtime: Runtime[Any]) -> dict[str, Any] | None:  # noqa: ARG002
+        """`after_agent`, without blocking the event loop."""
+        config = get_config()
+        tenant = self._view.tenant_of(config)
+        turns = self._turns(config, tenant, await self.guard.afingerprints(tenant))
+        return _ended(turns, state, await self._arun(turns.at("end", state).flow(), config, tenant))
 
 
-def _into(told: list[Event]) -> Tell:
+@dataclass(frozen=True, slots=True)
+class Calling:
+    """A flow waits for a call of the model; it is sent the answer."""
+
+    request: ModelRequest[Any]
+    handler: Callable[[ModelRequest[Any]], Any]
+
+
+_Flow = Generator[Any, Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Turns:
+    """What is the same for all turns of one run."""
+
+    tenant: str | None
+    locale: str | None
+    fingerprint: Fingerprint
+    ways: Ways
+
+    def at(
+        self,
+        place: Place,
+        state: Mapping[str, Any],
+        messages: Sequence[BaseMessage] | None = None,
+        structured: Any = None,
+    ) -> Turn:
+        """The turn at a place; messages and structured response are the state's where none are given."""
+        return Turn(
+            state=state,
+            messages=state["messages"] if messages is None else messages,
+            structured=state.get("structured_response") if messages is None else structured,
+            place=place,
+            tenant=self.tenant,
+            locale=self.locale,
+            fingerprint=self.fingerprint,
+            ways=self.ways,
+        )
+
+
+@contextmanager
+def _quiet(config: RunnableConfig, *, is_wanted: bool) -> Iterator[None]:
+    """Whatever model is called in it, LangGraph does not stream its tokens."""
+    if not is_wanted:
+        yield
+        return
+    # The tag goes to all runs beneath, so that no model that others put in the place of the agent's is without it.
+    token = var_child_runnable_config.set({**config, "tags": [*(config.get("tags") or ()), TAG_NOSTREAM]})
+    try:
+        yield
+    finally:
+        var_child_runnable_config.reset(token)
+
+
+def _response(answer: Any) -> ModelResponse[Any]:
+    """An answer in which each message has an id, by which it is known later."""
+    response: ModelResponse[Any] = ModelResponse(result=[answer]) if isinstance(answer, AIMessage) else answer
+    result = [one if one.id else one.model_copy(update={"id": str(uuid4())}) for one in response.result]
+    return replace(response, result=result)
+
+
+def _written(
+    changed: Sequence[BaseMessage], asked: Sequence[BaseMessage], there: Sequence[BaseMessage]
+) -> dict[str, Any]:
+    """What of the messages of one call of the model has to change in the state: what is there as it was asked."""
+    same = {one.id for one in asked if one.id and any(one is other for other in there)}
+    own = [one for one in changed if one.id in same]
+    return {"messages": own} if own else {}
+
+
+def told_tools(tools: Iterable[BaseTool | dict[str, Any]], known: Mapping[str, str]) -> dict[str, str]:
+    """How a model is told what tools do, those of this call and those that were there before.
+
+    Args:
+        tools: The tools of a call of the model.
+        known: What is known from earlier calls.
+
+    Returns:
+        Name -> description, as far as it is read; those that were told last come last, and of many they stay.
+    """
+    told = dict(known)
+    for tool in tools:
+        if isinstance(tool, BaseTool):
+            name, description = tool.name, tool.description
+        else:
+            function = tool.get("function")
+            own: Mapping[str, Any] = function if isinstance(function, dict) else tool
+            name, description = own.get("name", ""), own.get("description", "")
+        if isinstance(name, str) and isinstance(description, str) and description:
+            told.pop(name, None)
+            told[name] = description[:_LONGEST_DESCRIPTION]
+    return dict(list(told.items())[-_MOST_TOOLS:])
+
+
+def _into(told: list[Event]) -> Into:
     return lambda _, event: told.append(event)
 
 
-def _update(done: StopIteration) -> dict[str, Any] | None:
-    update: dict[str, Any] | None = done.value
-    return update
+def _update(turned: Turned | None) -> dict[str, Any] | None:
+    return None if turned is None else turned.update()
 
 
-def _prepared(request: ModelRequest[Any]) -> ModelRequest[Any]:
+def _answered(state: GuardState, turned: Turned | None) -> dict[str, Any] | None:
+    """The update after an answer; a call that others have answered too keeps its first result."""
+    update = _update(turned) or {}
+    removed = [] if turned is not None and turned.is_ended else doubles(state["messages"])
+    return {**update, "messages": [*update.get("messages", ()), *removed]} if removed else update or None
+
+
+def _ended(turns: _Turns, state: GuardState, turned: Turned | None) -> dict[str, Any] | None:
+    """The update at the end, with what tokens stand for in the final answer."""
+    update = _update(turned) or {}
+    now: dict[str, Any] = {**state, **update}
+    messages = list(state["messages"]) if turned is None else turned.messages
+    tokens, answer = now.get(TOKENS), messages[-1] if messages else None
+    if not tokens or not isinstance(answer, AIMessage):
+        return update or None
+    restored = _restored([answer], tokens)[0]
+    if restored is not answer:
+        own = [one for one in update.get("messages", ()) if one.id != restored.id]
+        now["messages"] = messages = [*messages[:-1], restored]
+        judged = turns.at("end", now).judged(messages, {id(restored)})
+        update |= {"messages": [*own, restored], JUDGED: judged}
+    structured = now.get("structured_response")
+    if structured is not None and (found := _restored(structured, tokens)) is not structured:
+        update["structured_response"] = found
+    return update or None
+
+
+def _prepared(request: ModelRequest[Any], state: Mapping[str, Any]) -> ModelRequest[Any]:
     """A call of the model with tokens instead of values, and with notes in its system prompt."""
-    state: Mapping[str, Any] = request.state
     tokens, notes = state.get(TOKENS), state.get(NOTES)
     system: list[Any] = [] if request.system_message is None else [request.system_message]
     before: list[Any] = [*system, *request.messages]

@@ -5,13 +5,19 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 from typing import Any, ClassVar, get_args
+from uuid import uuid4
+
+from langchain_core.messages import BaseMessage, RemoveMessage
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
 from lec_guard.act.base import Answer, Case, Escalator, Reply
+from lec_guard.chain.runnable import GuardRunnable
 from lec_guard.errors import UnsupportedValueError
 
 try:
     from langgraph.config import get_config
     from langgraph.errors import GraphBubbleUp
+    from langgraph.graph.message import REMOVE_ALL_MESSAGES
     from langgraph.types import interrupt
 except ModuleNotFoundError as missing:
     raise UnsupportedValueError(f"interrupts need {missing.name}; run: pip install 'lec-guard[langchain]'") from None
@@ -71,6 +77,52 @@ class InterruptEscalator(Escalator):
     async def aask(self, case: Case) -> Reply:
         """`ask`; it waits for nothing, and has to run in the graph's own task."""
         return self.ask(case)
+
+
+def guard_node(guard: GuardRunnable, key: str = "messages") -> Runnable[Any, dict[str, Any]]:
+    """A node for a graph of your own that judges the messages in its state, and nothing else of it.
+
+    All messages are judged each time, each as what it is: before the node that calls a model, and again behind it.
+    What is rewritten is replaced under its own id. What may not pass is raised as `GuardBlocked`: edges that lead on
+    from a node are followed whatever the node returns, so that nothing less would keep the model from being called.
+    The message stays in a checkpointer then; remove it there (`RemoveMessage`), or every later turn is blocked by it.
+
+    Args:
+        guard: What judges; the tenant is that of the run's config, as in any chain.
+        key: Where the state has its messages: a list with the reducer `add_messages`.
+
+    Returns:
+        For `graph.add_node(name, guard_node(guard))`. Its update is the messages where any was rewritten, or nothing.
+    """
+
+    def run(state: Any, config: RunnableConfig) -> dict[str, Any]:
+        before = _messages(state, key)
+        return _changed(key, before, guard.invoke(before, config))
+
+    async def arun(state: Any, config: RunnableConfig) -> dict[str, Any]:
+        before = _messages(state, key)
+        return _changed(key, before, await guard.ainvoke(before, config))
+
+    return RunnableLambda(run, afunc=arun, name="guard")
+
+
+def _messages(state: Any, key: str) -> list[Any]:
+    """The messages of a state, which may be a dict or an object."""
+    found = state[key] if isinstance(state, Mapping) else getattr(state, key)
+    if not isinstance(found, list):
+        raise UnsupportedValueError(f"{key!r} of the state is a {type(found).__name__}, not a list of messages")
+    return found
+
+
+def _changed(key: str, before: list[Any], after: list[Any]) -> dict[str, Any]:
+    """An update of the state that has no message twice."""
+    if after is before:
+        return {}
+    if len(after) == len(before) or not all(isinstance(one, BaseMessage) and one.id for one in before):
+        return {key: after}
+    # A system prompt where there was none belongs to the front; a reducer would put it behind the others.
+    named = [message if message.id else message.model_copy(update={"id": str(uuid4())}) for message in after]
+    return {key: [RemoveMessage(id=REMOVE_ALL_MESSAGES), *named]}
 
 
 def _require_checkpointer() -> None:

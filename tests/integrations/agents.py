@@ -58,6 +58,16 @@ POLICY = """
         rewrite: soften
       - {name: shady, stages: [tool_output], head: web, threshold: 0.5, action: rewrite, rewrite: wrap}
 """
+ASK = """      - name: ask
+        stages: [input, output, tool_input, tool_output]
+        head: safety
+        labels: [unsafe]
+        threshold: 0.5
+        action: escalate
+        escalation: boss
+"""
+QUIET = POLICY.replace(ASK, "").replace("    escalations:\n      boss: {kind: interrupt}\n", "")
+"""Nobody is asked, so that an answer is judged inside the call of the model."""
 MAIL_POLICY = (
     POLICY.replace("escalations:", "  hide: {kind: redact_pii, operator: token}\n    escalations:", 1)
     + """
@@ -122,6 +132,7 @@ class World:
         words: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
         instead: str = "dear",
         effects: Mapping[str, Any] | None = None,
+        tools: Sequence[Any] = (),
         **changes: Any,
     ) -> None:
         self.is_async = is_async
@@ -149,9 +160,10 @@ class World:
             self.looked.append(what)
             return (results or {}).get(what, f"Nothing about {what}.")
 
+        self.tools = [send, look, *tools]
         self.agent = create_agent(
             self.model,
-            [send, look],
+            self.tools,
             system_prompt=system,
             middleware=[self.guard, *middleware],
             checkpointer=InMemorySaver() if saver is True else saver,

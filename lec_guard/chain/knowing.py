@@ -1,0 +1,156 @@
+"""A guard that knows more about what passes than the values say: whose tool it is of, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import ensure_config
+
+from lec_guard.chain.runnable import GuardRunnable, Passed, Plan
+from lec_guard.errors import GuardBlocked, LecGuardError, UnsupportedValueError
+from lec_guard.step import Origin, Outcome, Stage, Step, ToolRef
+
+
+@dataclass(frozen=True, eq=False)
+class KnowingGuard(GuardRunnable):
+    """A `GuardRunnable` for what comes from a tool or a retriever, goes there, or describes one.
+
+    Attributes:
+        whose: The tool that values belong to; None for none.
+        request: The user's task, or the query, as the context of steps that have none.
+    """
+
+    whose: ToolRef | None = None
+    request: str | None = None
+
+    @classmethod
+    def of(
+        cls, guard: GuardRunnable, stage: Stage, *, tool: ToolRef | None = None, request: str | None = None
+    ) -> KnowingGuard:
+        """A view of a guard.
+
+        Args:
+            guard: The guard, perhaps bound to a tenant.
+            stage: The stage of all that passes; documents and tool calls keep their own.
+            tool: The tool that values belong to.
+            request: The user's task or the query, where it is known.
+
+        Returns:
+            The view; the guard is not changed.
+        """
+        own = {field.name: getattr(guard, field.name) for field in fields(GuardRunnable)}
+        return cls(**{**own, "stage": stage}, whose=tool, request=request)
+
+    def _planned(
+        self,
+        values: Sequence[Any],
+        tenants: Sequence[str | LecGuardError | None],
+        requests: Sequence[str | None] | None,
+    ) -> Plan:
+        plan = super()._planned(values, tenants, requests)
+        steps: list[Step] = []
+        kept: list[str | None] = []
+        left = iter(zip(plan.steps, plan.tenants, strict=True))
+        for at, reading in enumerate(plan.readings):
+            own = [next(left) for _ in (reading.steps if reading is not None else ())]
+            if reading is not None and any(told.step is None for told in getattr(reading, "told", ())):
+                # Elsewhere system messages are the operator's own words. Here somebody else wrote them.
+                plan.errors[at], plan.readings[at] = UnsupportedValueError("the value has a system message in it"), None
+                continue
+            steps += [self._known_of(step) for step, _ in own]
+            kept += [tenant for _, tenant in own]
+        return Plan(steps, kept, plan.readings, plan.errors)
+
+    def _known_of(self, step: Step) -> Step:
+        """A step with what is known."""
+        # What comes from a tool is third-party text, whatever role a message has there.
+        stage = step.stage if step.stage in ("tool_input", "retrieval") or self.stage is None else self.stage
+        origin = step.origin
+        if stage != "tool_input":
+            origin = Origin(trust="third_party", ids=() if origin is None else origin.ids)
+        return replace(
+            step,
+            stage=stage,
+            tool=self.whose or step.tool,
+            context=step.context if step.context is not None else self.request,
+            origin=origin,
+        )
+
+    def _passed(
+        self, plan: Plan, values: Sequence[Any], told: Sequence[Outcome], configs: Sequence[RunnableConfig]
+    ) -> list[Passed | LecGuardError]:
+        passed = super()._passed(plan, values, told, configs)
+        if self.stage != "tool_definition":
+            return passed
+        # Models are shown the definition as it is: what has to be changed may not pass.
+        return [
+            replace(one, verdict=replace(one.verdict, action="block"))
+            if isinstance(one, Passed) and one.value is not value
+            else one
+            for one, value in zip(passed, values, strict=True)
+        ]
+
+
+class Refused(Exception):
+    """Something may not pass.
+
+    Args:
+        cause: Why: a block, or a value that can't be read.
+    """
+
+    def __init__(self, cause: GuardBlocked | UnsupportedValueError) -> None:
+        super().__init__()
+        self.cause = cause
+
+    def said(self, what: str) -> str:
+        """What a model is told.
+
+        Args:
+            what: What may not pass, for example `result`.
+
+        Returns:
+            The policy's message, or that it can't be read.
+        """
+        if isinstance(self.cause, GuardBlocked):
+            return self.cause.verdict.message or f"The {what} was stopped by a safety policy."
+        return f"The {what} of this tool can't be checked: it holds something that is no text. It was not passed on."
+
+
+def settled(results: Sequence[Any]) -> list[Any]:
+    """What passed, if all of it did.
+
+    Args:
+        results: What `batch` gave with `return_exceptions`.
+
+    Returns:
+        The values.
+
+    Raises:
+        Refused: If one is blocked, or can't be read.
+        Exception: The first other error: somebody has yet to decide, or the tenant is wrong.
+    """
+    stopped: list[GuardBlocked | UnsupportedValueError] = []
+    for one in results:
+        if isinstance(one, GuardBlocked | UnsupportedValueError):
+            stopped.append(one)
+        elif isinstance(one, Exception):
+            raise one
+    if stopped:
+        raise Refused(next((one for one in stopped if isinstance(one, GuardBlocked)), stopped[0]))
+    return list(results)
+
+
+def own_run(config: RunnableConfig | None) -> RunnableConfig:
+    """The config for runs of a guard beside a run.
+
+    Args:
+        config: The config of that run; None for the one that is under way.
+
+    Returns:
+        The same without what names one run alone.
+    """
+    given = ensure_config(config)
+    return {key: value for key, value in given.items() if key not in ("run_id", "run_name")}  # type: ignore[return-value]
