@@ -46,6 +46,7 @@ from lec_guard.policy.schema import (
 )
 from lec_guard.policy.store import InForce
 from lec_guard.step import Edit, Outcome, Span, Step, Verdict
+from lec_guard.taint import retraced
 
 if TYPE_CHECKING:
     from lec_guard.act.queue import ReviewQueue
@@ -278,7 +279,7 @@ class Acting:
         verdict = course.verdict
         then = yield from self._rewrite(course)
         if course.edits and "block" not in then:
-            again = yield from judge(replace(course.step, text=course.text), course.is_sealed)
+            again = yield from judge(retraced(course.step, course.text), course.is_sealed)
             course.again = again
             if again.action == "block":
                 return course.blocked(again)
@@ -383,7 +384,7 @@ class Acting:
                 course.failed.append(f"{name}: {misfit}")
                 return course.blocked(course.verdict)
             course.change(edits)
-            again = yield from judge(replace(course.step, text=course.text), course.is_sealed)
+            again = yield from judge(retraced(course.step, course.text), course.is_sealed)
             course.again = again
             if again.action not in ("allow", "flag"):
                 return course.blocked(again)

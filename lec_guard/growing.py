@@ -17,6 +17,7 @@ from lec_guard.policy.compile import Compiled
 from lec_guard.policy.resolve import DetectorRef
 from lec_guard.policy.schema import DropSpans, Quarantine, RedactPii
 from lec_guard.policy.store import InForce
+from lec_guard.policy.tainted import TAINT
 from lec_guard.step import STAGES, Scores, Stage, Step, Verdict, severest
 
 _NOBODY: Mapping[Stage, AllowList] = {stage: AllowList([]) for stage in STAGES}
@@ -182,7 +183,7 @@ def held_back(policies: InForce, steps: Sequence[Step]) -> int | None:
     Returns:
         The most that any policy says, in tokens; None for all. It is all where one says so, or says nothing, and where
         something can follow that can't be done to the end of a text alone: to ask somebody, to write it anew, to put it
-        into quarantine.
+        into quarantine. So it is, too, where a rule asks where the text came from, which a whole text is searched for.
     """
     most = 0
     for policy in _acting(policies):
@@ -197,7 +198,7 @@ def held_back(policies: InForce, steps: Sequence[Step]) -> int | None:
 
 def _needs_all(policy: Compiled, step: Step) -> bool:
     for reading in policy.readings[step.stage].of(step.tool):
-        if reading.action == "escalate":
+        if reading.action == "escalate" or reading.tainted or reading.head == TAINT:
             return True
         if reading.action == "rewrite" and reading.section is not None:
             way = policy.policy.rewrite[reading.section]

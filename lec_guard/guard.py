@@ -23,6 +23,7 @@ from lec_guard.detect.submitting import failed
 from lec_guard.errors import LecGuardError, PolicyError, UnsupportedValueError
 from lec_guard.flow import Asked, Flow, adrive, drive, together
 from lec_guard.growing import GrowingStep, Progress
+from lec_guard.joining import Joined
 from lec_guard.judging import Judged, refs, wanted
 from lec_guard.observe.events import ErrorEvent, Event, EventSink, PolicyReloaded, ReloadRefused, VerdictEvent
 from lec_guard.observe.sinks import OnSinkError, Sinks
@@ -30,13 +31,16 @@ from lec_guard.policy.compile import Heads
 from lec_guard.policy.resolve import DetectorRef, Policy
 from lec_guard.policy.store import InForce, PolicyStore
 from lec_guard.policy.watch import Watcher
-from lec_guard.step import Edit, Outcome, Step, Verdict
+from lec_guard.step import Action, Edit, Outcome, Step, Verdict
 
 Tenants = str | Sequence[str | None] | None
 """One tenant for all steps, or one a step; None is no tenant."""
 
 Tell = Callable[[int, Event], None]
 """Takes the events of a call's steps: the place of the step, and the event."""
+
+PASSING: tuple[Action, ...] = ("allow", "flag")
+"""Actions after which a text passes as it is."""
 
 Fits = Callable[[int, Sequence[Edit]], None]
 """Refuses edits of a call's steps: the place of the step, and the edits."""
@@ -328,6 +332,31 @@ class Guard:
         """`finish`, without blocking the event loop."""
         return await adrive(self._finishing(growing, text), self._asker, ready=True)
 
+    def apply_joined(
+        self, joins: Sequence[Joined], tenant: Tenants = None, *, tell: Tell | None = None
+    ) -> list[Outcome | None]:
+        """Judge texts of one origin as one, after each of them has passed alone; see `lec_guard.joining.joined`.
+
+        It counts only where each part passes alone, and is no quarantine: else whoever had to has dealt with that part.
+        No edit can be made in what stands nowhere in one piece, so instead of a rewrite what its section has as `then`
+        follows.
+
+        Args:
+            joins: The texts.
+            tenant: Whose policy applies; one for all, or one for each.
+            tell: Takes the events, with the place among `joins`.
+
+        Returns:
+            For each what came of acting on its verdict; None where nothing is to be done.
+        """
+        return drive(self._joining(joins, tenant, tell), self._asker)
+
+    async def aapply_joined(
+        self, joins: Sequence[Joined], tenant: Tenants = None, *, tell: Tell | None = None
+    ) -> list[Outcome | None]:
+        """`apply_joined`, without blocking the event loop."""
+        return await adrive(self._joining(joins, tenant, tell), self._asker, ready=self._is_ready(tenant))
+
     def reruns(self, step: Step, tenant: str | None = None) -> str | None:
         """Whom a step may ask in a way that stops the run and begins it anew when the answer comes.
 
@@ -341,6 +370,21 @@ class Guard:
             The section of `escalations`; None where there is none.
         """
         return self._acting.reruns(self._policies.get(tenant), step)
+
+    def traces(self, tenant: str | None = None) -> bool:
+        """Whether a policy asks where texts came from, so that steps have to have their `taint`.
+
+        Args:
+            tenant: Whose policy applies; None for the default one.
+
+        Returns:
+            Whether any rule of the policy, of its candidate or of the floor does; see `lec_guard.taint.trace`.
+
+        Raises:
+            PolicyError: If the tenant is unknown, or its policy is wrong.
+        """
+        found = self._policies.get(tenant)
+        return any(one.traces for one in (found.live, found.floor, found.candidate) if one is not None)
 
     def may_stop(self, step: Step, tenant: str | None = None) -> bool:
         """Whether applying a step may end in a question that is answered later, by an interrupt or a ticket.
@@ -559,6 +603,35 @@ class Guard:
             acting.append(self._acting.act(step, name, ruling, verdict, judge=judge, tell=its, fits=placed))
         return (yield from together(acting))
 
+    def _joining(self, joins: Sequence[Joined], tenant: Tenants, tell: Tell | None) -> Flow[list[Outcome | None]]:
+        tenants = self._tenants([one.step for one in joins], tenant)
+        policies = [self._policies.get(name) for name in tenants]
+        judged = yield from self._judging([one.step for one in joins], tenants, policies, sealed=False)
+        found = [at for at, one in enumerate(judged) if one.verdict.action not in PASSING]
+        parts = [(at, part) for at in found for part in joins[at].parts]
+        alone = yield from self._judging(
+            [part for _, part in parts], [tenants[at] for at, _ in parts], [policies[at] for at, _ in parts]
+        )
+        excused = {
+            at
+            for (at, part), one in zip(parts, alone, strict=True)
+            if one.verdict.action not in PASSING or self._acting.opened(part, tenants[at], policies[at]) is not None
+        }
+        acting: dict[int, Flow[Outcome]] = {}
+        for at, one in enumerate(judged):
+            if at in excused:
+                continue
+            its = partial(self._tell, tell, at)
+            for event in one.events:
+                its(event)
+            if at in found:
+                judge = self._judge_again(tenants[at], policies[at], its)
+                acting[at] = self._acting.act(
+                    joins[at].step, tenants[at], policies[at], one.verdict, judge=judge, tell=its, fits=_nowhere
+                )
+        outcomes = dict(zip(acting, (yield from together(list(acting.values()))), strict=True))
+        return [outcomes.get(at) for at in range(len(joins))]
+
     def _tell(self, tell: Tell | None, place: int, event: Event) -> None:
         if tell is not None:
             tell(place, event)
@@ -633,6 +706,10 @@ class Guard:
             for place, (one, name) in enumerate(zip(judged, tenants, strict=True))
         ]
         return [_Judgement(verdict, list(one.events(verdict))) for one, verdict in zip(judged, verdicts, strict=True)]
+
+
+def _nowhere(edits: Sequence[Edit]) -> None:  # noqa: ARG001 - whatever they are
+    raise UnsupportedValueError("a text that was joined of several stands nowhere in one piece")
 
 
 _Place = tuple[DetectorRef | None, int | None]

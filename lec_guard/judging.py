@@ -12,6 +12,9 @@ from lec_guard.policy.compile import Compiled
 from lec_guard.policy.decide import Decision, compose, decide
 from lec_guard.policy.resolve import DetectorRef
 from lec_guard.policy.store import InForce
+from lec_guard.policy.tainted import TAINT
+from lec_guard.policy.tainted import scores as tainted
+from lec_guard.policy.tainted import spans as tainted_spans
 from lec_guard.step import Cause, Judgement, Role, Scores, Step, Verdict
 
 
@@ -193,7 +196,11 @@ class Judged:
             )
         )
         by_head = {head: own for one in reversed(reads) for head, own in one.by_head.items()}
-        spans = {span: None for one in reads for span in one.spans if span.head in decision.heads}
+        found = [span for one in reads for span in one.spans]
+        if self.step.taint is not None:
+            by_head[TAINT] = tainted(self.step)
+            found += tainted_spans(self.step)
+        spans = {span: None for span in found if span.head in decision.heads}
         return Verdict(
             action=decision.action,
             rule=decision.rule,

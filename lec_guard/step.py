@@ -28,6 +28,9 @@ Role = Literal["live", "floor", "candidate"]
 Trust = Literal["operator", "user", "model", "third_party"]
 """Who wrote a text: the operator of the application, its user, a model, or somebody else."""
 
+TaintKind = Literal["email", "host", "url", "number", "path", "id", "words"]
+"""What a part of a text is that came from elsewhere: a name of something, by its kind, or words in a row."""
+
 STAGES: tuple[Stage, ...] = get_args(Stage)
 ACTIONS: tuple[Action, ...] = get_args(Action)
 
@@ -59,6 +62,25 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Taint:
+    """A part of a step's text that an earlier text of a third party said first, and no user and no operator.
+
+    Attributes:
+        start: First character, counted in the text of the step.
+        end: One past the last.
+        kind: What it is.
+        source: The tool whose result said it; `retrieval` for documents; empty where it is not known.
+        ids: Identifiers of that text, as in `Origin`.
+    """
+
+    start: int
+    end: int
+    kind: TaintKind
+    source: str = ""
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One thing that passes a guard: a text at a stage, with the context it is judged against.
 
@@ -69,6 +91,8 @@ class Step:
             for a response, the user's task for a tool result. None where it is not known.
         tool: The tool that the step belongs to, if any.
         origin: Where the text came from, if known.
+        taint: Which parts of it came from third parties, as `lec_guard.taint.trace` finds them; None where nobody
+            looked.
 
     Raises:
         UnsupportedValueError: If the stage is unknown, or text or context is not a string.
@@ -79,6 +103,7 @@ class Step:
     context: str | None = None
     tool: ToolRef | None = None
     origin: Origin | None = None
+    taint: tuple[Taint, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the detector could not read."""
@@ -193,7 +218,8 @@ class Verdict:
         message: What to tell the user, in the policy's own language; set where the text may not pass as it is.
         messages: The same in all its languages.
         judgements: What each policy said that was read: the tenant's, the floor, a candidate.
-        scores: Head name -> label -> probability.
+        scores: Head name -> label -> probability. `taint` among the heads is the guard's own: which parts of the text
+            came from third parties, where somebody looked.
         spans: What the matched rules' heads scored highest in the text, several parts a head; see `Scores.spans`.
         windows: How many windows the text was read in.
         context_read: Whether the step's context took part in the scores.

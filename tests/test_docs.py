@@ -145,8 +145,9 @@ def test_the_way_to_a_policy_in_force_is_as_the_page_says(
     assert [one for one in ended if one[1:] != (0, "")] == []
     assert len(ended) == 7
     assert written == [
-        "policies/tenants/acme.yaml", "policies/floor.yaml", "policies/tenants/globex.yaml",
-        "policies/tenants/initech/policy.yaml", "policies/tenants/initech/next.yaml", "policies/cases/acme.yaml",
+        "policies/tenants/acme.yaml", "policies/tenants/umbrella.yaml", "policies/floor.yaml",
+        "policies/tenants/globex.yaml", "policies/tenants/initech/policy.yaml", "policies/tenants/initech/next.yaml",
+        "policies/cases/acme.yaml",
     ]  # fmt: skip
     assert "9 of 9 as expected" in printed
     assert capsys.readouterr().out.splitlines() == [

@@ -177,7 +177,8 @@ def test_the_detector_is_told_each_steps_tenant(policies, method, kind):
 
 def test_no_method_is_left_out_of_the_parity_test():
     public = {name for name in vars(Guard) if name[0] != "_" and ("check" in name or "apply" in name)}
-    assert public == set(METHODS)
+    # Those of joined texts take no steps; tests/test_joining.py has theirs.
+    assert public - {"apply_joined", "aapply_joined"} == set(METHODS)
 
 
 def test_a_verdict_tells_where_it_came_from(plain, keywords):

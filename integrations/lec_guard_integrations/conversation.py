@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_type_hints
@@ -23,7 +24,9 @@ from lec_guard.acting import Fingerprint
 from lec_guard.chain.lens import Reading, UneditableError, read
 from lec_guard.chain.runnable import Plan
 from lec_guard.errors import EscalationPending, GuardBlocked, UnsupportedValueError
-from lec_guard.step import Outcome, Stage, Step, ToolRef, Verdict
+from lec_guard.joining import PARTS, Joined, joined
+from lec_guard.step import Origin, Outcome, Stage, Step, ToolRef, Verdict
+from lec_guard.taint import TRACED, trace
 from lec_guard_integrations.readable import Readable, readable_artifact, readable_message
 
 JUDGED, NOTES, TOKENS, TOOLS = "lec_guard_judged", "lec_guard_notes", "lec_guard_tokens", "lec_guard_tools"
@@ -105,6 +108,13 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Join:
+    """Texts of one origin that are to be judged as one; a flow is sent an outcome for each, or None."""
+
+    joins: list[Joined]
+
+
+@dataclass(frozen=True, slots=True)
 class Tell:
     """Something that can't be read, which is to be told; a flow is sent the verdict.
 
@@ -151,7 +161,7 @@ class Turned:
         return update
 
 
-Asking = Apply | Check | Tell
+Asking = Apply | Check | Join | Tell
 """What a flow asks a guard."""
 
 TurnFlow = Generator[Asking, Any, Turned | None]
@@ -175,6 +185,7 @@ class Turn:
         locale: The language of what the user is told; None for the policy's own.
         fingerprint: Makes the keyed hashes.
         ways: What the operator wants.
+        traces: Whether the policy asks where texts came from.
     """
 
     state: Mapping[str, Any]
@@ -185,6 +196,7 @@ class Turn:
     locale: str | None
     fingerprint: Fingerprint
     ways: Ways
+    traces: bool = False
 
     def items(self) -> list[Item]:
         """What nobody has judged yet; where the model has just answered, only what models say."""
@@ -223,6 +235,7 @@ class Turn:
         if not items:
             return None
         settled = yield from self._judged(items)
+        yield from self._join(settled)
         # Beside a result, after what was rewritten in it is so in copies of it, too.
         beside = [inner for one in settled for inner in one.beside()]
         for one, own in zip(beside, (yield from self._judged([item for _, item in beside])), strict=True):
@@ -233,8 +246,8 @@ class Turn:
         """Judge items in one call of the detector, and settle each of them."""
         readings = [item.part.reading for item in items]
         plan = Plan([], [], list(readings), {})
-        for item in items:
-            plan.steps.extend(item.part.steps)
+        for item, steps in zip(items, self._traced(items), strict=True):
+            plan.steps.extend(steps)
             plan.tenants.extend([self.tenant] * len(item.part.steps))
         outcomes: list[Outcome] = (yield Apply(plan)) if plan.steps else []
         for outcome in outcomes:
@@ -260,6 +273,70 @@ class Turn:
                 if verdict.blocked:
                     one.block(verdict)
         return settled
+
+    def _join(self, settled: Sequence[_Settled]) -> Generator[Asking, Any, None]:
+        """Judge what is new of users and tools once more, joined with what the same ones said just before it."""
+        joins = self._joins(settled)
+        if not joins:
+            return
+        found: list[Outcome | None] = yield Join([join for _, join in joins])
+        for (one, _), outcome in zip(joins, found, strict=True):
+            if outcome is not None and outcome.ticket is not None:
+                raise EscalationPending(outcome.verdict, outcome.ticket)
+            if outcome is not None and outcome.text is None:
+                one.block(replace(outcome.verdict, action="block"))
+
+    def _joins(self, settled: Sequence[_Settled]) -> list[tuple[_Settled, Joined]]:
+        mine = {one.item.at: one for one in settled if one.item.message is not None}
+        origins: dict[tuple[type, str | None], deque[int]] = {}
+        for at, message in enumerate(self.messages):
+            if not isinstance(message, AIMessage | SystemMessage):
+                # Twice as many, for some say what others say.
+                origins.setdefault((type(message), message.name), deque(maxlen=2 * PARTS)).append(at)
+        recent = {at for own in origins.values() if not mine.keys().isdisjoint(own) for at in own}
+        if not recent:
+            return []
+        steps: list[Step] = []
+        owners: dict[int, _Settled] = {}
+        wanted = {id(self.messages[at]) for at in recent}
+        for at, seen in self._seen(self.messages, lambda message: id(message) in wanted):
+            one = mine.get(at)
+            if at not in recent or (one is not None and one.blocked is not None):
+                continue
+            for step in seen.text.steps if one is None else one.said():
+                if one is not None:
+                    owners[len(steps)] = one
+                steps.append(step)
+        return [(owners[join.place], join) for join in joined(steps, owners)]
+
+    def _traced(self, items: Sequence[Item]) -> list[list[Step]]:
+        """The steps of items, with what in them came from third parties: messages that were judged before count."""
+        own = [item.part.steps for item in items]
+        if not self.traces or not any(step.stage in TRACED for steps in own for step in steps):
+            return own
+        theirs: dict[int, list[int]] = {}
+        for number, item in enumerate(items):
+            theirs.setdefault(id(self.messages[item.at]), []).append(number)
+        said: list[Step] = []
+        if self.ways.system_prompt:
+            said.append(Step(stage="input", text=self.ways.system_prompt, origin=Origin(trust="operator")))
+        places: dict[int, int] = {}
+        names: dict[str | None, str] = {}
+        for message in thread(self.state["messages"], self.messages):
+            if isinstance(message, SystemMessage):
+                said += read(message).conversation()
+                continue
+            numbers = theirs.pop(id(message), [])
+            if not any(items[number].part is items[number].seen.text for number in numbers):
+                said += Seen.of(message, None, None, names, {}).text.steps
+            for number in numbers:
+                places[number] = len(said)
+                said += own[number]
+            if isinstance(message, AIMessage):
+                names |= {call["id"]: call["name"] for call in message.tool_calls}
+        within = [at for number, first in places.items() for at in range(first, first + len(own[number]))]
+        found = trace(said, [at for at in within if said[at].stage in TRACED])
+        return [found[places[number] : places[number] + len(steps)] for number, steps in enumerate(own)]
 
     def _seen(
         self, messages: Sequence[BaseMessage], wanted: Callable[[BaseMessage], bool]
@@ -665,8 +742,41 @@ class _Settled:
             (step.stage, step.text if outcome.text is None else outcome.text)
             for step, outcome in zip(reading.steps, self.outcomes, strict=True)
         }
+        return [step for step in self.said() if (step.stage, step.text) not in known]
+
+    def said(self) -> list[Step]:
+        """Its steps as they pass."""
+        reading = self.item.part.reading
+        if reading is None or self.value is self.item.value:
+            return self.item.part.steps
         steps = read(self.value, reading.stage, reading.request).steps
-        return [self.item.seen.placed(step) for step in steps if (step.stage, step.text) not in known]
+        return [self.item.seen.placed(step) for step in steps]
+
+
+def thread(there: Sequence[BaseMessage], messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """All that was said in an agent's thread, in order: what a call of the model leaves out may still be a source.
+
+    Args:
+        there: The messages of the agent's state.
+        messages: Those of a call of the model, and perhaps its answer.
+
+    Returns:
+        The messages, and what of the state is not among them. What others put between them stands before the next
+        message that is in the state, and what is behind all of these in the end.
+    """
+    if messages is there:
+        return list(messages)
+    given = {id(message) for message in messages}
+    own = {id(message): at for at, message in enumerate(there)}
+    named = {message.id: at for at, message in enumerate(there) if message.id}
+    placed = [((at, 0), message) for at, message in enumerate(there) if id(message) not in given]
+    behind, found = len(there), []
+    for message in reversed(messages):
+        at = own.get(id(message), named.get(message.id or ""))
+        if at is not None:
+            behind = at
+        found.append(((behind, 1 if at is not None else -1), message))
+    return [message for _, message in sorted([*placed, *reversed(found)], key=lambda one: one[0])]
 
 
 def doubles(messages: Sequence[BaseMessage]) -> list[RemoveMessage]:

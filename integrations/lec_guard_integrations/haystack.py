@@ -226,7 +226,7 @@ class GuardMessages(_Component):
             PolicyError: If the tenant is unknown.
         """
         talk = _Talk.of(messages, request)
-        return talk.judged(judge(self.guard, [talk.reading], self._tenant(tenant))[0])
+        return talk.judged(judge(self.guard, [talk.reading], self._tenant(tenant), talk.answered)[0])
 
     @component.output_types(messages=list[ChatMessage], refusal=list[ChatMessage])
     async def run_async(
@@ -234,7 +234,7 @@ class GuardMessages(_Component):
     ) -> dict[str, Any]:
         """`run`, without blocking the event loop."""
         talk = _Talk.of(messages, request)
-        return talk.judged((await ajudge(self.guard, [talk.reading], self._tenant(tenant)))[0])
+        return talk.judged((await ajudge(self.guard, [talk.reading], self._tenant(tenant), talk.answered))[0])
 
 
 @component
@@ -344,11 +344,13 @@ class _Talk:
         messages: The messages.
         owners: For each of LangChain's which of them it is of, and which of its contents, where it is only one.
         reading: Their steps.
+        answered: What they answer, where that is known.
     """
 
     messages: list[ChatMessage]
     owners: list[tuple[int, int | None]]
     reading: Reading
+    answered: Reading | None
 
     @classmethod
     def of(cls, messages: list[ChatMessage], request: list[ChatMessage] | None) -> _Talk:
@@ -360,7 +362,8 @@ class _Talk:
                 said.append(one)
                 owners.append((at, part))
         asked = [one for message in request or [] for _, one in _said(message)]
-        return cls(messages, owners, read(said, request=request_of(asked) if asked else None))
+        reading = read(said, request=request_of(asked) if asked else None)
+        return cls(messages, owners, reading, read(asked) if asked else None)
 
     def judged(self, one: Passed | LecGuardError) -> dict[str, Any]:
         """What the component gives."""

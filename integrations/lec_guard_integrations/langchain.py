@@ -34,6 +34,7 @@ from lec_guard_integrations.conversation import (
     Apply,
     Asking,
     Check,
+    Join,
     OnBlock,
     Place,
     Tell,
@@ -292,6 +293,8 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
                     sent = self.guard.apply_many(plan.steps, plan.tenants, tell=_into(told), fits=plan.fits)
                 case Check(steps):
                     sent = self.guard.check_many(steps, tenant)
+                case Join(joins):
+                    sent = self.guard.apply_joined(joins, tenant, tell=_into(told))
                 case Tell(step, rule, blocks):
                     sent = self.guard.unread(step, tenant, rule=rule, blocks=blocks, tell=_into(told))
                 case Calling(request, handler):
@@ -313,6 +316,8 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
                     sent = await self.guard.aapply_many(plan.steps, plan.tenants, tell=_into(told), fits=plan.fits)
                 case Check(steps):
                     sent = await self.guard.acheck_many(steps, tenant)
+                case Join(joins):
+                    sent = await self.guard.aapply_joined(joins, tenant, tell=_into(told))
                 case Tell(step, rule, blocks):
                     sent = self.guard.unread(step, tenant, rule=rule, blocks=blocks, tell=_into(told))
                 case Calling(request, handler):
@@ -322,7 +327,8 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
 
     def _turns(self, config: RunnableConfig, tenant: str | None, fingerprint: Fingerprint) -> _Turns:
         locale = config.get("configurable", {}).get(self._view.locale_key)
-        return _Turns(tenant, locale if isinstance(locale, str) else None, fingerprint, self._ways)
+        traces = self.guard.traces(tenant)
+        return _Turns(tenant, locale if isinstance(locale, str) else None, fingerprint, self._ways, traces)
 
     # --- notes and tokens
 
@@ -464,6 +470,7 @@ class _Turns:
     locale: str | None
     fingerprint: Fingerprint
     ways: Ways
+    traces: bool
 
     def at(
         self,
@@ -482,6 +489,7 @@ class _Turns:
             locale=self.locale,
             fingerprint=self.fingerprint,
             ways=self.ways,
+            traces=self.traces,
         )
 
 

@@ -291,7 +291,7 @@ class LecGuardrail(CustomGuardrail):
         if inputs.get("images"):
             raise UnsupportedValueError("there are images: the guard reads text, and passes nothing unread")
         parts = _request(inputs) if input_type == "request" else _response(inputs, request_data)
-        judged = await ajudge(self.guard, parts.readings, self._tenant(request_data))
+        judged = await ajudge(self.guard, parts.readings, self._tenant(request_data), parts.answered)
         return parts.back([released(one) for one in judged], is_fixed=is_fixed)
 
     def _tenant(self, request_data: Mapping[str, Any]) -> str | None:
@@ -353,11 +353,13 @@ class _Parts:
         readings: What is judged.
         places: For each of them where its new value belongs: a key of the inputs and a position there. None where
             it can't be put back.
+        answered: What an answer answers, where that is known.
     """
 
     inputs: Any
     readings: list[Reading] = field(default_factory=list)
     places: list[tuple[str, int] | None] = field(default_factory=list)
+    answered: Reading | None = None
 
     def add(self, reading: Reading, place: tuple[str, int] | None) -> None:
         """Have one more value judged."""
@@ -410,6 +412,7 @@ def _response(inputs: Any, request_data: Mapping[str, Any]) -> _Parts:
     parts = _Parts(inputs)
     asked = request_data.get("messages")
     request = request_of(asked) if isinstance(asked, list) and asked else None
+    parts.answered = read(asked, "input") if isinstance(asked, list) and asked else None
     for at, text in enumerate(inputs.get("texts") or []):
         parts.add(read(text, "output", request), ("texts", at))
     for at, call in enumerate(inputs.get("tool_calls") or []):

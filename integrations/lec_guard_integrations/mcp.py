@@ -9,14 +9,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.tools import BaseTool, ToolException
 
 from lec_guard.chain.definitions import Definition, Definitions
 from lec_guard.chain.knowing import KnowingGuard, Refused, own_run, settled
 from lec_guard.chain.results import Parts, passes, said_by
 from lec_guard.chain.runnable import GuardRunnable
-from lec_guard.chain.tools import request_in
+from lec_guard.chain.tools import messages_in, request_in
 from lec_guard.errors import UnsupportedValueError
 from lec_guard.step import Stage, ToolRef
 
@@ -80,7 +80,7 @@ class GuardInterceptor:
                 await self._judge_definition(listed)
             what = "call"
             ref = listed.ref if listed is not None else ToolRef(name=request.name)
-            about = _About(self.guard, ref, request_in([request.runtime]))
+            about = _About(self.guard, ref, request_in([request.runtime]), messages_in([request.runtime]))
             call = {"name": about.ref.name, "args": request.args, "id": None, "type": "tool_call"}
             [passed] = await about.judge("tool_input", [call])
             what = "result"
@@ -178,10 +178,11 @@ class _About:
     guard: GuardRunnable
     ref: ToolRef
     request: str | None
+    thread: Sequence[BaseMessage] = ()
 
     async def judge(self, stage: Stage, values: list[Any]) -> list[Any]:
         """What may pass of values, if all of it may; a `Refused` otherwise."""
-        view = KnowingGuard.of(self.guard, stage, tool=self.ref, request=self.request)
+        view = KnowingGuard.of(self.guard, stage, tool=self.ref, request=self.request, thread=self.thread)
         return settled(await view.abatch(values, own_run(None), return_exceptions=True))
 
 

@@ -8,18 +8,21 @@ from langchain_core.callbacks import CallbackManager
 from langchain_core.runnables import RunnableConfig
 
 from lec_guard.chain.lens import Reading
-from lec_guard.chain.runnable import GuardRunnable, Passed, Plan
+from lec_guard.chain.runnable import GuardRunnable, Passed, Plan, traced
 from lec_guard.errors import GuardBlocked, LecGuardError
 from lec_guard.guard import Guard
 
 
-def judge(guard: Guard, readings: Sequence[Reading], tenant: str | None) -> list[Passed | LecGuardError]:
+def judge(
+    guard: Guard, readings: Sequence[Reading], tenant: str | None, answered: Reading | None = None
+) -> list[Passed | LecGuardError]:
     """Judge what was read, and act on the verdicts.
 
     Args:
         guard: What judges.
         readings: Values and their steps.
         tenant: Whose policy applies; None for the default one.
+        answered: What they answer, where that is known: where words of them may be from.
 
     Returns:
         For each value what may pass and the severest verdict, or why it may not pass yet.
@@ -27,12 +30,16 @@ def judge(guard: Guard, readings: Sequence[Reading], tenant: str | None) -> list
     Raises:
         PolicyError: If the tenant is unknown, or its policy is wrong.
     """
-    return GuardRunnable(guard).judge(_plan(readings, tenant), [one.value for one in readings], _configs(readings))
+    plan = _plan(guard, readings, tenant, answered)
+    return GuardRunnable(guard).judge(plan, [one.value for one in readings], _configs(readings))
 
 
-async def ajudge(guard: Guard, readings: Sequence[Reading], tenant: str | None) -> list[Passed | LecGuardError]:
+async def ajudge(
+    guard: Guard, readings: Sequence[Reading], tenant: str | None, answered: Reading | None = None
+) -> list[Passed | LecGuardError]:
     """`judge`, without blocking the event loop."""
-    plan = _plan(readings, tenant)
+    await guard.apolicy(tenant)
+    plan = _plan(guard, readings, tenant, answered)
     return await GuardRunnable(guard).ajudge(plan, [one.value for one in readings], _configs(readings))
 
 
@@ -56,10 +63,12 @@ def released(one: Passed | LecGuardError) -> Passed:
     return one
 
 
-def _plan(readings: Sequence[Reading], tenant: str | None) -> Plan:
+def _plan(guard: Guard, readings: Sequence[Reading], tenant: str | None, answered: Reading | None) -> Plan:
     plan = Plan([], [], list(readings), {})
+    traces = guard.traces(tenant)
+    before = answered.conversation() if traces and answered is not None else []
     for reading in readings:
-        plan.steps.extend(reading.steps)
+        plan.steps.extend(traced(reading, before) if traces else reading.steps)
         plan.tenants.extend([tenant] * len(reading.steps))
     return plan
 

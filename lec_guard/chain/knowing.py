@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 
-from lec_guard.chain.runnable import GuardRunnable, Passed, Plan
+from lec_guard.chain.lens import Reading, read
+from lec_guard.chain.runnable import GuardRunnable, Passed, Plan, traced
+from lec_guard.chain.streaming import StreamReading
 from lec_guard.errors import GuardBlocked, LecGuardError, UnsupportedValueError
 from lec_guard.step import Origin, Outcome, Stage, Step, ToolRef
+from lec_guard.taint import TRACED
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,14 +25,22 @@ class KnowingGuard(GuardRunnable):
     Attributes:
         whose: The tool that values belong to; None for none.
         request: The user's task, or the query, as the context of steps that have none.
+        thread: The messages before what passes, where a graph tells of them: where words of a call may be from.
     """
 
     whose: ToolRef | None = None
     request: str | None = None
+    thread: Sequence[BaseMessage] = ()
 
     @classmethod
     def of(
-        cls, guard: GuardRunnable, stage: Stage, *, tool: ToolRef | None = None, request: str | None = None
+        cls,
+        guard: GuardRunnable,
+        stage: Stage,
+        *,
+        tool: ToolRef | None = None,
+        request: str | None = None,
+        thread: Sequence[BaseMessage] = (),
     ) -> KnowingGuard:
         """A view of a guard.
 
@@ -37,20 +49,21 @@ class KnowingGuard(GuardRunnable):
             stage: The stage of all that passes; documents and tool calls keep their own.
             tool: The tool that values belong to.
             request: The user's task or the query, where it is known.
+            thread: The messages before what passes, where they are known.
 
         Returns:
             The view; the guard is not changed.
         """
         own = {field.name: getattr(guard, field.name) for field in fields(GuardRunnable)}
-        return cls(**{**own, "stage": stage}, whose=tool, request=request)
+        return cls(**{**own, "stage": stage}, whose=tool, request=request, thread=thread)
 
     def _planned(
         self,
         values: Sequence[Any],
         tenants: Sequence[str | LecGuardError | None],
-        requests: Sequence[str | None] | None,
+        answered: Sequence[Any] | None,
     ) -> Plan:
-        plan = super()._planned(values, tenants, requests)
+        plan = super()._planned(values, tenants, answered)
         steps: list[Step] = []
         kept: list[str | None] = []
         left = iter(zip(plan.steps, plan.tenants, strict=True))
@@ -63,6 +76,13 @@ class KnowingGuard(GuardRunnable):
             steps += [self._known_of(step) for step, _ in own]
             kept += [tenant for _, tenant in own]
         return Plan(steps, kept, plan.readings, plan.errors)
+
+    def _traced(self, reading: Reading | StreamReading, tenant: str | None, answered: Any) -> list[Step]:
+        if not self.thread or answered is not None:
+            return super()._traced(reading, tenant, answered)
+        if not any(step.stage in TRACED for step in reading.steps) or not self.guard.traces(tenant):
+            return reading.steps
+        return traced(reading, _conversation(self.thread))
 
     def _known_of(self, step: Step) -> Step:
         """A step with what is known."""
@@ -92,6 +112,21 @@ class KnowingGuard(GuardRunnable):
             else one
             for one, value in zip(passed, values, strict=True)
         ]
+
+
+def _conversation(messages: Sequence[BaseMessage]) -> list[Step]:
+    """What messages say; of one that can't be read its text."""
+    try:
+        return read(list(messages)).conversation()
+    except UnsupportedValueError:
+        said: list[Step] = []
+    for message in messages:
+        try:
+            said += read([message]).conversation()
+        except UnsupportedValueError:
+            by = {HumanMessage: "input", AIMessage: "output"}.get(type(message), "tool_output")
+            said.append(Step(stage=cast("Stage", by), text=str(message.text)))
+    return said
 
 
 class Refused(Exception):

@@ -11,7 +11,7 @@ from lec_guard.chain.messages import tell
 from lec_guard.chain.rebuild import rebuilt
 from lec_guard.chain.segments import Path, Told, UneditableError, placed, put_through
 from lec_guard.errors import UnsupportedValueError
-from lec_guard.step import Edit, Stage, Step
+from lec_guard.step import Edit, Origin, Stage, Step
 
 __all__ = ["Reading", "UneditableError", "read"]
 
@@ -35,6 +35,15 @@ class Reading:
     stage: Stage | None = None
     request: str | None = None
     told: list[Told] = field(default_factory=list)
+
+    def conversation(self) -> list[Step]:
+        """Everything that is said in the value: what is only context, documents (they have no order), other steps."""
+        system = [
+            Step(stage="input", text=told.joint.join(told.lines), origin=Origin(trust="operator"))
+            for told in self.told
+            if told.step is None
+        ]
+        return [*system, *sorted(self.steps, key=lambda step: step.stage != "retrieval")]
 
     def edited(self, edits: Mapping[int, Sequence[Edit]]) -> Any:
         """The value with texts of its steps edited.

@@ -15,7 +15,6 @@ from pydantic import BaseModel
 
 from lec_guard.chain.base import AsyncUpstream, BatchRunnable, Upstream, given
 from lec_guard.chain.lens import Reading, UneditableError, read
-from lec_guard.chain.messages import request_of
 from lec_guard.chain.runnable import GuardRunnable, Passed, Stopped
 from lec_guard.chain.streaming import StreamReading, read_stream, whole
 from lec_guard.errors import GuardBlocked, LecGuardError
@@ -103,7 +102,7 @@ class ProtectedRunnable(BatchRunnable):
         answered = [at for at in open_ if not isinstance(results[at], Exception)]
         view, own = self.guard.output, [results[at] for at in answered]
         configs = [config[at] for at in answered]
-        plan = view.plan(own, configs, [request_of(begun[at].value) for at in answered])
+        plan = view.plan(own, configs, [begun[at].value for at in answered])
         return self._after_output(values, begun, results, answered, view.judge(plan, own, configs))
 
     async def _abatch(
@@ -123,7 +122,7 @@ class ProtectedRunnable(BatchRunnable):
         answered = [at for at in open_ if not isinstance(results[at], Exception)]
         view, own = self.guard.output, [results[at] for at in answered]
         configs = [config[at] for at in answered]
-        plan = await view.aplan(own, configs, [request_of(begun[at].value) for at in answered])
+        plan = await view.aplan(own, configs, [begun[at].value for at in answered])
         return self._after_output(values, begun, results, answered, await view.ajudge(plan, own, configs))
 
     def _transform(
@@ -136,7 +135,7 @@ class ProtectedRunnable(BatchRunnable):
             yield _chunk(given(begun))
             return
         answer = Upstream(self.chain.stream(begun.value, config, **kwargs))
-        held = self.guard.output.hold(answer, config, request_of(begun.value), whole=bool(begun.tokens))
+        held = self.guard.output.hold(answer, config, begun.value, whole=bool(begun.tokens))
         try:
             if begun.tokens:
                 held = iter(_put_back(list(held), begun.tokens))
@@ -160,7 +159,7 @@ class ProtectedRunnable(BatchRunnable):
             yield _chunk(given(begun))
             return
         answer = AsyncUpstream(self.chain.astream(begun.value, config, **kwargs))
-        held = self.guard.output.ahold(answer, config, request_of(begun.value), whole=bool(begun.tokens))
+        held = self.guard.output.ahold(answer, config, begun.value, whole=bool(begun.tokens))
         try:
             if begun.tokens:
                 held = _each(_put_back([chunk async for chunk in held], begun.tokens))

@@ -26,15 +26,18 @@ from lec_guard.chain.callbacks import (
 )
 from lec_guard.chain.holding import Holding
 from lec_guard.chain.lens import Reading, UneditableError, read
+from lec_guard.chain.messages import request_of
 from lec_guard.chain.notes import with_notes
 from lec_guard.chain.streaming import StreamReading, read_stream
 from lec_guard.detect.detector import Detector
 from lec_guard.errors import EscalationPending, GuardBlocked, LecGuardError, PolicyError, TenantMismatch
 from lec_guard.growing import GrowingStep
 from lec_guard.guard import Guard
+from lec_guard.joining import Joined, joined
 from lec_guard.observe.events import Event, EventSink, VerdictEvent
 from lec_guard.observe.sinks import OnSinkError
 from lec_guard.step import Edit, Outcome, Stage, Step, Verdict, severest
+from lec_guard.taint import TRACED, trace
 
 VERDICT_EVENT = EVENT_NAMES[VerdictEvent]
 """Name of the LangChain custom event of each step; its data is `Verdict.to_dict()`."""
@@ -50,7 +53,7 @@ class Plan:
     """What is to be judged for several values in one call of the detector.
 
     Attributes:
-        steps: The steps of all values, one after the other.
+        steps: The steps of all values, one after the other, with their `taint` where a policy asks for it.
         tenants: The tenant of each step.
         readings: For each value where its steps are from; None for a value that can't be judged.
         errors: Why a value can't be judged, by its position.
@@ -339,25 +342,25 @@ class GuardRunnable(BatchRunnable):
         return tenant
 
     def plan(
-        self, values: Sequence[Any], configs: Sequence[RunnableConfig], requests: Sequence[str | None] | None = None
+        self, values: Sequence[Any], configs: Sequence[RunnableConfig], answered: Sequence[Any] | None = None
     ) -> Plan:
         """Read values into steps.
 
         Args:
             values: What passes; a stream that was held whole is given as `Stream`.
             configs: The config of each value's run.
-            requests: The request that each value answers, where it is known.
+            answered: What each value answers, where that is known: its context, and where words of it may be from.
 
         Returns:
             The steps, and an error for each value that can't be read.
         """
-        return self._planned(values, [self._known(config) for config in configs], requests)
+        return self._planned(values, [self._known(config) for config in configs], answered)
 
     async def aplan(
-        self, values: Sequence[Any], configs: Sequence[RunnableConfig], requests: Sequence[str | None] | None = None
+        self, values: Sequence[Any], configs: Sequence[RunnableConfig], answered: Sequence[Any] | None = None
     ) -> Plan:
         """`plan`, without blocking the event loop while policies are read."""
-        return self._planned(values, [await self._aknown(config) for config in configs], requests)
+        return self._planned(values, [await self._aknown(config) for config in configs], answered)
 
     def _known(self, config: RunnableConfig) -> str | LecGuardError | None:
         """The tenant of a run, or what is wrong with it."""
@@ -380,7 +383,7 @@ class GuardRunnable(BatchRunnable):
         self,
         values: Sequence[Any],
         tenants: Sequence[str | LecGuardError | None],
-        requests: Sequence[str | None] | None,
+        answered: Sequence[Any] | None,
     ) -> Plan:
         plan = Plan([], [], [], {})
         for at, (value, tenant) in enumerate(zip(values, tenants, strict=True)):
@@ -388,18 +391,26 @@ class GuardRunnable(BatchRunnable):
             try:
                 if isinstance(tenant, LecGuardError):
                     raise tenant
-                request = requests[at] if requests else None
+                asked = None if answered is None else answered[at]
+                request = None if asked is None else request_of(asked)
                 if isinstance(value, Stream):
                     reading = read_stream(value.chunks, self.stage, request)
                 else:
                     reading = read(value, self.stage, request)
                 self._refuse_interrupts(reading.steps, tenant)
-                plan.steps.extend(reading.steps)
+                plan.steps.extend(self._traced(reading, tenant, asked))
                 plan.tenants.extend([tenant] * len(reading.steps))
             except LecGuardError as error:
                 plan.errors[at], reading = error, None
             plan.readings.append(reading)
         return plan
+
+    def _traced(self, reading: Reading | StreamReading, tenant: str | None, answered: Any) -> list[Step]:
+        """The steps of a value, with what came from third parties."""
+        if not any(step.stage in TRACED for step in reading.steps) or not self.guard.traces(tenant):
+            return reading.steps
+        before = [] if answered is None else read(answered, "input").conversation()
+        return traced(reading, before)
 
     def _refuse_interrupts(self, steps: Sequence[Step], tenant: str | None) -> None:
         """What ran before this in a chain would run again when the answer comes."""
@@ -435,8 +446,13 @@ class GuardRunnable(BatchRunnable):
         passed = self._passed(plan, values, told, configs)
         if (unread := _unread(plan, passed, told)).steps:
             _hold(passed, unread, self.guard.check_many(unread.steps, unread.tenants))
-        for own, config in zip(plan.of_values(list(zip(told, events, strict=True))), configs, strict=True):
-            dispatch([event for _, some in own for event in some], config)
+        if (joins := _joins(plan, passed, told)).joined:
+            found = self.guard.apply_joined(joins.joined, joins.tenants, tell=joins.tell)
+            self._stop(passed, joins, found, configs)
+        for at, (own, config) in enumerate(
+            zip(plan.of_values(list(zip(told, events, strict=True))), configs, strict=True)
+        ):
+            dispatch([event for _, some in own for event in some] + joins.events_of(at), config)
             trace_verdict([outcome.verdict for outcome, _ in own], config)
         return passed
 
@@ -455,8 +471,13 @@ class GuardRunnable(BatchRunnable):
         passed = self._passed(plan, values, told, configs)
         if (unread := _unread(plan, passed, told)).steps:
             _hold(passed, unread, await self.guard.acheck_many(unread.steps, unread.tenants))
-        for own, config in zip(plan.of_values(list(zip(told, events, strict=True))), configs, strict=True):
-            await adispatch([event for _, some in own for event in some], config)
+        if (joins := _joins(plan, passed, told)).joined:
+            found = await self.guard.aapply_joined(joins.joined, joins.tenants, tell=joins.tell)
+            self._stop(passed, joins, found, configs)
+        for at, (own, config) in enumerate(
+            zip(plan.of_values(list(zip(told, events, strict=True))), configs, strict=True)
+        ):
+            await adispatch([event for _, some in own for event in some] + joins.events_of(at), config)
             trace_verdict([outcome.verdict for outcome, _ in own], config)
         return passed
 
@@ -475,6 +496,24 @@ class GuardRunnable(BatchRunnable):
                 found = replace(found, verdict=self._in_language(found.verdict, configs[at]))
             passed.append(found)
         return passed
+
+    def _stop(
+        self,
+        passed: list[Passed | LecGuardError],
+        joins: _Joins,
+        outcomes: Sequence[Outcome | None],
+        configs: Sequence[RunnableConfig],
+    ) -> None:
+        """Hold back values that may not pass for what their texts say together."""
+        for at, outcome in zip(joins.owners, outcomes, strict=True):
+            one = passed[at]
+            if outcome is None or outcome.text is not None or not isinstance(one, Passed):
+                continue
+            if outcome.ticket is not None:
+                passed[at] = EscalationPending(outcome.verdict, outcome.ticket)
+                continue
+            verdict = self._in_language(replace(outcome.verdict, action="block"), configs[at])
+            passed[at] = Passed(verdict, one.value, {})
 
     def _in_language(self, verdict: Verdict, config: RunnableConfig) -> Verdict:
         """A verdict with its message in the language of a run."""
@@ -530,14 +569,14 @@ class GuardRunnable(BatchRunnable):
             yield chunk
 
     def hold(
-        self, chunks: Iterable[Any], config: RunnableConfig, request: str | None = None, *, whole: bool = False
+        self, chunks: Iterable[Any], config: RunnableConfig, answered: Any = None, *, whole: bool = False
     ) -> Iterator[Any]:
         """Hold a stream back as far as the policy wants, and judge it while it comes and when it is over.
 
         Args:
             chunks: The stream. Nothing more is pulled from it where what came so far is a block.
             config: The run's config, as the run hands it on.
-            request: The request that it answers, if known.
+            answered: What it answers, if that is known; as for `plan`.
             whole: Whether nothing may go on before it is over.
 
         Yields:
@@ -547,7 +586,7 @@ class GuardRunnable(BatchRunnable):
         Raises:
             LecGuardError: Why it was not judged, or may not pass yet.
         """
-        held = Held(Holding(self.stage, request), whole)
+        held = Held(Holding(self.stage, None if answered is None else request_of(answered)), whole)
         events: list[Event] = []
         for chunk in chunks:
             text = held.holding.take(chunk)
@@ -566,17 +605,17 @@ class GuardRunnable(BatchRunnable):
         if not held.holding.chunks:
             return
         stream = [Stream(held.holding.chunks)]
-        [passed] = self.judge(self.plan(stream, [config], [request]), stream, [config], held)
+        [passed] = self.judge(self.plan(stream, [config], [answered]), stream, [config], held)
         left = held.left(passed)
         if held.was_judged_early:
             dispatch_stream(held.holding.told(), config)
         yield from left
 
     async def ahold(
-        self, chunks: AsyncIterable[Any], config: RunnableConfig, request: str | None = None, *, whole: bool = False
+        self, chunks: AsyncIterable[Any], config: RunnableConfig, answered: Any = None, *, whole: bool = False
     ) -> AsyncIterator[Any]:
         """`hold`, without blocking the event loop."""
-        held = Held(Holding(self.stage, request), whole)
+        held = Held(Holding(self.stage, None if answered is None else request_of(answered)), whole)
         events: list[Event] = []
         async for chunk in chunks:
             text = held.holding.take(chunk)
@@ -597,7 +636,7 @@ class GuardRunnable(BatchRunnable):
         if not held.holding.chunks:
             return
         stream = [Stream(held.holding.chunks)]
-        [passed] = await self.ajudge(await self.aplan(stream, [config], [request]), stream, [config], held)
+        [passed] = await self.ajudge(await self.aplan(stream, [config], [answered]), stream, [config], held)
         left = held.left(passed)
         if held.was_judged_early:
             await adispatch_stream(held.holding.told(), config)
@@ -695,6 +734,24 @@ class _Unread:
     owners: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class _Joins:
+    """Texts of values that are to be judged joined; of which value each is; and what is to be told of each."""
+
+    joined: list[Joined]
+    tenants: list[str | None]
+    owners: list[int]
+    events: list[tuple[int, Event]]
+
+    def tell(self, place: int, event: Event) -> None:
+        """Keep an event."""
+        self.events.append((self.owners[place], event))
+
+    def events_of(self, owner: int) -> list[Event]:
+        """The events of a value."""
+        return [event for at, event in self.events if at == owner]
+
+
 def _refuse_keywords(tenant_key: str, keywords: dict[str, Any]) -> None:
     """A tenant or stage in the wrong place would be a check by the wrong policy."""
     for key in (tenant_key, "stage"):
@@ -703,6 +760,29 @@ def _refuse_keywords(tenant_key: str, keywords: dict[str, Any]) -> None:
                 f"{key!r} is no keyword of this call: a tenant goes into config['configurable']['{tenant_key}'] or "
                 "guard.for_tenant(...), a stage into guard.at(...)"
             )
+
+
+def traced(reading: Reading | StreamReading, before: Sequence[Step]) -> list[Step]:
+    """The steps of a value, with which parts of them came from third parties.
+
+    Args:
+        reading: The value.
+        before: All that was said before it.
+
+    Returns:
+        Its steps, those that are traced with their `taint`.
+    """
+    whole = [step for one in _readings(reading) for step in one.conversation()]
+    # A stream whose chunks don't add up has steps besides those of its readings.
+    whole += [step for step in reading.steps if step not in whole]
+    places = [len(before) + at for at, step in enumerate(whole) if step.stage in TRACED]
+    found = trace([*before, *whole], places)[len(before) :]
+    taints = {step: one.taint for step, one in zip(whole, found, strict=True)}
+    return [replace(step, taint=taints[step]) if taints[step] is not None else step for step in reading.steps]
+
+
+def _readings(reading: Reading | StreamReading) -> list[Reading]:
+    return reading.readings if isinstance(reading, StreamReading) else [reading]
 
 
 def _acted(value: Any, reading: Reading | StreamReading, outcomes: Sequence[Outcome]) -> Passed | LecGuardError:
@@ -755,6 +835,21 @@ def _unread(plan: Plan, passed: Sequence[Passed | LecGuardError], outcomes: Sequ
                 unread.tenants.append(plan.tenants[first])
                 unread.owners.append(at)
     return unread
+
+
+def _joins(plan: Plan, passed: Sequence[Passed | LecGuardError], outcomes: Sequence[Outcome]) -> _Joins:
+    """The newest texts of values that may pass, joined with those before them; as they pass."""
+    found = _Joins([], [], [], [])
+    own = plan.of_values(list(zip(plan.steps, outcomes, plan.tenants, strict=True)))
+    for at, (one, its) in enumerate(zip(passed, own, strict=True)):
+        if not isinstance(one, Passed) or one.verdict.blocked or len(its) < 2:
+            continue
+        texts = [replace(step, text=outcome.text or "", taint=None) for step, outcome, _ in its]
+        for join in joined(texts, range(len(texts))):
+            found.joined.append(join)
+            found.tenants.append(its[join.place][2])
+            found.owners.append(at)
+    return found
 
 
 def _hold(passed: list[Passed | LecGuardError], unread: _Unread, verdicts: Sequence[Verdict]) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from langchain_core.messages import HumanMessage, ToolMessage
+from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import ArgsSchema, BaseTool, Tool, ToolException
 from langchain_core.tools.base import FILTERED_ARGS, get_all_basemodel_annotations
@@ -213,9 +213,10 @@ class _Delegate(BaseTool):
         try:
             yield from self._redefined(config)
             what = "call"
-            written, request = self._split(given)
+            written, injected = self._split(given)
+            request, thread = request_in(injected), messages_in(injected)
             call = {"name": self.name, "args": written, "id": given.call_id, "type": "tool_call"}
-            [passed] = settled((yield _Check(self._view("tool_input", request), [call])))
+            [passed] = settled((yield _Check(self._view("tool_input", request, thread), [call])))
             value = given.with_args(passed["args"]) if passed is not call else given.value
             what = "result"
             view = self._view("tool_output", request)
@@ -255,20 +256,21 @@ class _Delegate(BaseTool):
         same = self.tool.name == self.name and self.tool.description == self.description
         return [] if same else [Definition.of(self.tool)]
 
-    def _view(self, stage: Stage, request: str | None) -> KnowingGuard:
-        return KnowingGuard.of(self._wrapped.guard, stage, tool=Definition.ref_of(self), request=request)
+    def _view(self, stage: Stage, request: str | None, thread: Sequence[BaseMessage] = ()) -> KnowingGuard:
+        ref = Definition.ref_of(self)
+        return KnowingGuard.of(self._wrapped.guard, stage, tool=ref, request=request, thread=thread)
 
-    def _split(self, given: _Given) -> tuple[Any, str | None]:
-        """What of the arguments a model wrote, and the user's task where others tell of it."""
+    def _split(self, given: _Given) -> tuple[Any, list[Any]]:
+        """What of the arguments a model wrote, and what others did."""
         if not isinstance(given.args, Mapping):
-            return given.args, None
+            return given.args, []
         args = dict(given.args)
         written = self.tool._filter_injected_args(args)
         # Others are left out there too, by name alone; whoever wrote them, they are given to the tool.
         written |= {key: args[key] for key in FILTERED_ARGS if key in args}
         if not self._wrapped.takes_runtime and _is_runtime(written.get(_RUNTIME)):
             del written[_RUNTIME]
-        return written, request_in(value for key, value in args.items() if key not in written)
+        return written, [value for key, value in args.items() if key not in written]
 
     def _without_runtime(self, value: Any) -> Any:
         """What the tool is given: not what only the guard asked for."""
@@ -325,7 +327,7 @@ class _Given:
         return args if self.args is self.value else {**self.value, "args": args}
 
 
-def request_in(values: Any) -> str | None:
+def request_in(values: Iterable[Any]) -> str | None:
     """The user's task, in what a graph injects into a tool's arguments.
 
     Args:
@@ -335,12 +337,29 @@ def request_in(values: Any) -> str | None:
         The text of the last user message in the first of them that has one; None where none has.
     """
     for value in values:
-        state = getattr(value, "state", value)
-        messages = state.get("messages") if isinstance(state, Mapping) else getattr(state, "messages", state)
-        for message in reversed(messages if isinstance(messages, list) else []):
+        for message in reversed(_messages_of(value)):
             if isinstance(message, HumanMessage):
                 return str(message.text) or None
     return None
+
+
+def messages_in(values: Iterable[Any]) -> list[BaseMessage]:
+    """The messages of a graph, in what it injects into a tool's arguments.
+
+    Args:
+        values: As for `request_in`.
+
+    Returns:
+        Those of the first of them that has any.
+    """
+    found = (_messages_of(value) for value in values)
+    return next((messages for messages in found if messages), [])
+
+
+def _messages_of(value: Any) -> list[BaseMessage]:
+    state = getattr(value, "state", value)
+    messages = state.get("messages") if isinstance(state, Mapping) else getattr(state, "messages", state)
+    return [one for one in messages if isinstance(one, BaseMessage)] if isinstance(messages, list) else []
 
 
 # --- drivers

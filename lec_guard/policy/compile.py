@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lec_guard.errors import PolicyError
 from lec_guard.policy.allow import AllowList, allow_lists
@@ -12,6 +12,7 @@ from lec_guard.policy.budget import Bar, Quantiles, TooFew, at_length, bars, bou
 from lec_guard.policy.messages import Messages, in_order
 from lec_guard.policy.resolve import Policy
 from lec_guard.policy.schema import TOOL_STAGES, Fail, Quarantine, RedactPii, Rule, nearest
+from lec_guard.policy.tainted import LABELS, TAINT
 from lec_guard.policy.tools import TooMany, compiled, ways
 from lec_guard.step import STAGES, Action, Stage, ToolRef
 
@@ -91,6 +92,8 @@ class Reading:
         section: The section of `rewrite` or `escalations`.
         seals: Whether that section is a quarantine.
         message: What to tell the user.
+        tainted: Whether only texts match that came from third parties in part.
+        sources: Patterns of the tools whose results count for that; none for all.
     """
 
     name: str
@@ -102,6 +105,8 @@ class Reading:
     section: str | None
     seals: bool
     message: Messages
+    tainted: bool = False
+    sources: tuple[re.Pattern[str], ...] = ()
 
     def threshold(self, windows: int) -> float:
         """From which score on the rule matches a text of so many windows."""
@@ -140,6 +145,7 @@ class Compiled:
         allowed: Stage -> texts for which rules don't count.
         fail: Stage -> what follows where a text was not judged.
         thresholds: Where each rule matches, for people to read.
+        traces: Whether any of its rules asks where a text came from.
     """
 
     policy: Policy
@@ -148,6 +154,7 @@ class Compiled:
     allowed: Mapping[Stage, AllowList]
     fail: Mapping[Stage, Fail]
     thresholds: tuple[Threshold, ...]
+    traces: bool = False
 
 
 def compile_policy(policy: Policy, heads: Heads) -> Compiled:
@@ -163,6 +170,11 @@ def compile_policy(policy: Policy, heads: Heads) -> Compiled:
     Raises:
         PolicyError: If it reads what the detector does not give, a budget can't be held, or a pattern is wrong.
     """
+    if TAINT in heads.labels:
+        raise PolicyError(
+            f"{policy.file}: the detector {heads.detector_id} has a head {TAINT!r}, and that name is the guard's own"
+        )
+    heads = replace(heads, labels={**heads.labels, TAINT: LABELS})
     mistakes = list(_missing(policy, heads))
     if mistakes:
         raise PolicyError("\n".join(mistakes))
@@ -184,6 +196,7 @@ def compile_policy(policy: Policy, heads: Heads) -> Compiled:
         allowed=allow_lists(policy),
         fail={stage: policy.fail.get(stage, _BLOCK) for stage in STAGES},
         thresholds=tuple(threshold for one in stages.values() for threshold in one.thresholds),
+        traces=any(rule.traces for rule in policy.rules),
     )
 
 
@@ -207,6 +220,8 @@ def _missing(policy: Policy, heads: Heads) -> Iterator[str]:
             yield f"{where}: the detector has no head {rule.head!r}{nearest(rule.head, list(heads.labels))}"
             continue
         labels = heads.labels[rule.head]
+        if rule.head == TAINT and any(one.max_fpr is not None for one in rule.variants()):
+            yield f"{where}: nobody knows how many harmless steps head {TAINT!r} stops; give a threshold"
         for one in rule.variants():
             for label in one.labels or ():
                 if label not in labels:
@@ -286,6 +301,8 @@ class _Stage:
             section=rule.rewrite or rule.escalation,
             seals=isinstance(policy.rewrite.get(rule.rewrite or ""), Quarantine),
             message=Messages(in_order(text.texts, policy.locale, policy.where(f"rules.{rule.name}"))),
+            tainted=rule.when is not None,
+            sources=tuple(map(compiled, (rule.when.sources if rule.when else None) or ())),
         )
 
     def _budget(self, rules: Sequence[Rule], special: Collection[str], tools: tuple[str, ...]) -> _Budget | None:
@@ -305,7 +322,8 @@ class _Stage:
         taken: dict[str, float] = {}
         for rule in rules:
             # What finds entities is right or wrong about each of them: no share of texts that score high by chance.
-            if rule.threshold is None or finds_entities(self._heads.labels[rule.head]):
+            # Nor is where a text came from.
+            if rule.threshold is None or rule.head == TAINT or finds_entities(self._heads.labels[rule.head]):
                 continue
             known = self._known(rule.head)
             own = realised(known, fixed(known, rule.threshold))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lec_guard.errors import PolicyError
 from lec_guard.policy.compile import Compiled, Reading
 from lec_guard.policy.messages import Messages
 from lec_guard.policy.schema import Allowed
+from lec_guard.policy.tainted import TAINT
+from lec_guard.policy.tainted import scores as tainted
 from lec_guard.step import ACTIONS, Action, Cause, Scores, Step
 
 UNREAD_RULE = "fail:unread"
@@ -52,7 +54,8 @@ def decide(policy: Compiled, step: Step, read: Scores | Cause, *, sealed: bool =
     """Read all rules of the step's stage; the severest one that matches wins.
 
     A text without anything that the model can read is blocked, whatever the rules say. One that is on the allow list
-    for all rules passes, judged or not.
+    for all rules passes, judged or not. Rules on where a text came from need no detector: they are read, too, where
+    the text was not judged, and what is severer then counts.
 
     Args:
         policy: The policy.
@@ -79,32 +82,53 @@ def decide(policy: Compiled, step: Step, read: Scores | Cause, *, sealed: bool =
         readings = policy.readings[step.stage].of(step.tool)
         try:
             for one in readings:
-                labels = by_head[one.head]
-                if one.labels is None:
-                    score = max(labels.values())
-                elif len(one.labels) == 1:
-                    score = labels[one.labels[0]]
-                else:
-                    score = max([labels[label] for label in one.labels])
-                if score >= one.lowest and (not one.bars or score >= one.threshold(windows)):
+                labels = by_head[one.head] if one.head != TAINT else tainted(step, one.sources)
+                score = _score(one, labels)
+                if (
+                    score >= one.lowest
+                    and (not one.bars or score >= one.threshold(windows))
+                    and (not one.tainted or _is_tainted(step, one))
+                ):
                     matched.append(one)
         except (KeyError, ValueError):
             raise PolicyError(
                 f"rule {one.name!r} reads head {one.head!r}, which detector {read.detector_id} did not score"
             ) from None
+    is_read = isinstance(read, Scores) and read.unread is None
+    if not is_read and step.taint:
+        for one in policy.readings[step.stage].of(step.tool):
+            if one.head == TAINT and _score(one, tainted(step, one.sources)) >= one.lowest:
+                matched.append(one)
     if sealed:
         matched = [one for one in matched if not one.seals]
-    if not matched and not allowed and isinstance(read, Scores) and read.unread is None:
+    if not matched and not allowed and is_read:
         return _NOTHING
     # Lists and sets, because a generator costs more than what is done in it.
     names = tuple([reading.name for reading in matched])
-    heads = frozenset({reading.head for reading in matched})
+    heads = frozenset({TAINT if reading.tainted else reading.head for reading in matched} | {r.head for r in matched})
     whole = next((entry for entry in allowed if entry.rules is None), None)
     if whole is not None:
         return Decision(action="allow", rule=f"allow:{whole.name}", matched=names, heads=heads)
-    if isinstance(read, str) or read.unread is not None:
-        return _unjudged(policy, step, cause)
-    return _won(matched, allowed, names, heads)
+    if is_read:
+        return _won(matched, allowed, names, heads)
+    unjudged = _unjudged(policy, step, cause)
+    if not matched:
+        return unjudged
+    won = _won(matched, allowed, names, heads)
+    winner = won if _SEVERITY[won.action] > _SEVERITY[unjudged.action] else unjudged
+    return replace(winner, matched=names + unjudged.matched, heads=heads, cause=unjudged.cause)
+
+
+def _score(reading: Reading, labels: Mapping[str, float]) -> float:
+    if reading.labels is None:
+        return max(labels.values())
+    if len(reading.labels) == 1:
+        return labels[reading.labels[0]]
+    return max([labels[label] for label in reading.labels])
+
+
+def _is_tainted(step: Step, reading: Reading) -> bool:
+    return bool(step.taint) and tainted(step, reading.sources)["third_party"] > 0.0
 
 
 def _won(matched: list[Reading], allowed: Sequence[Allowed], names: tuple[str, ...], heads: frozenset[str]) -> Decision:

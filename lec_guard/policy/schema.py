@@ -16,6 +16,8 @@ from lec_guard.errors import PolicyError
 from lec_guard.policy.document import Document, KeyPath
 from lec_guard.policy.messages import Locale, Message
 from lec_guard.policy.reach import Host
+from lec_guard.policy.tainted import STAGES as TRACED
+from lec_guard.policy.tainted import TAINT
 from lec_guard.step import Action, Cause, Mode, Stage
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -53,6 +55,22 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+_Glob = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class When(_Part):
+    """What else has to be so for a rule to match.
+
+    Attributes:
+        tainted: Part of the text came from a third party: a tool's result, or a document.
+        sources: Patterns of the tools from whose results that has to be, `retrieval` for documents; `*` stands for any
+            characters, `?` for one. Not given: any. A result of a tool whose name is not known fits them all.
+    """
+
+    tainted: Literal[True]
+    sources: Annotated[tuple[_Glob, ...], Field(min_length=1)] | None = None
+
+
 class ToolOverride(_Part):
     """How a rule differs for some tools; what is not given stays as the rule has it.
 
@@ -64,6 +82,7 @@ class ToolOverride(_Part):
         rewrite: The section of `rewrite` that is applied.
         escalation: The section of `escalations` that is asked.
         message: What to tell the user.
+        when: What else has to be so.
     """
 
     labels: _Labels | None = None
@@ -73,6 +92,7 @@ class ToolOverride(_Part):
     rewrite: Name | None = None
     escalation: Name | None = None
     message: Message | None = None
+    when: When | None = None
 
     @model_validator(mode="after")
     def _one_bar(self) -> Self:
@@ -87,7 +107,7 @@ class Rule(_Part):
     Attributes:
         name: Unique in the policy; a rule of the same name replaces the inherited one.
         stages: The stages at which the rule reads.
-        head: The head whose scores it reads.
+        head: The head whose scores it reads; `taint` is the guard's own, and says what came from third parties.
         labels: The labels that count; none given means all that the head can raise.
         threshold: The rule matches from this score on.
         max_fpr: Instead of a threshold: the share of harmless steps that all rules of a stage together may stop.
@@ -95,6 +115,7 @@ class Rule(_Part):
         rewrite: The section of `rewrite` that `action: rewrite` applies.
         escalation: The section of `escalations` that `action: escalate` asks.
         message: What to tell the user where a step is stopped; else the policy's own message.
+        when: What else has to be so for the rule to match.
         tools: Pattern of a tool's name -> how the rule differs for it; `*` stands for any characters, `?` for one. The
             first that fits counts.
     """
@@ -109,7 +130,8 @@ class Rule(_Part):
     rewrite: Name | None = None
     escalation: Name | None = None
     message: Message | None = None
-    tools: dict[Annotated[str, Field(min_length=1, max_length=200)], ToolOverride] = {}
+    when: When | None = None
+    tools: dict[_Glob, ToolOverride] = {}
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -119,6 +141,8 @@ class Rule(_Part):
             raise ValueError("give a threshold, or a max_fpr for it to be taken from")
         if self.tools and not set(self.stages) & set(TOOL_STAGES):
             raise ValueError(f"tools are read at {', '.join(TOOL_STAGES)} only, and the rule reads at none of them")
+        if self.traces and set(self.stages) - set(TRACED):
+            raise ValueError(f"where a text came from is known at {' and '.join(TRACED)} only")
         for one in self.variants():
             for action, section in (("rewrite", one.rewrite), ("escalate", one.escalation)):
                 if (one.action == action) != (section is not None):
@@ -127,6 +151,12 @@ class Rule(_Part):
             if one.action != "allow" and one.threshold is None and one.max_fpr is None:
                 raise ValueError("a tool for which the rule is in force needs a threshold or a max_fpr")
         return self
+
+    @property
+    def traces(self) -> bool:
+        """Whether it has to be known where texts came from."""
+        whens = [self.when, *(override.when for override in self.tools.values())]
+        return self.head == TAINT or any(when is not None for when in whens)
 
     def variants(self) -> list[Rule]:
         """The rule as it is for tools without an override, and for each of the others."""
@@ -141,7 +171,9 @@ class Rule(_Part):
         Returns:
             The rule with what the override says.
         """
-        given: dict[str, Any] = self.tools[glob].model_dump(exclude_none=True)
+        override = self.tools[glob]
+        fields = ((name, getattr(override, name)) for name in type(override).model_fields)
+        given: dict[str, Any] = {name: value for name, value in fields if value is not None}
         if "threshold" in given or "max_fpr" in given:
             given = {"threshold": None, "max_fpr": None, **given}
         if "action" in given:

@@ -83,7 +83,9 @@ def test_a_message_of_a_user_that_is_blocked_is_never_seen_by_the_model(tmp_path
     assert texts(world.say("hello"))[2:] == ["hello", "Understood."]
     assert "attack" not in str(world.model.calls)
     # Nor is what we said judged as if a model had.
-    assert [step.text for step in world.detector.seen] == ["attack\nname: attacker", "hello", "Understood."]
+    assert [step.text for step in world.detector.seen] == [
+        "attack\nname: attacker", "hello", "No.\nhello", "Understood.",
+    ]  # fmt: skip
 
 
 @BOTH
@@ -250,9 +252,10 @@ def test_what_is_put_in_the_place_of_a_message_is_judged(tmp_path: Path, other: 
     world.say([HumanMessage("hello", id="h")])
     seen = len(world.detector.seen)
     world.say([HumanMessage("hello", id="h"), HumanMessage("And now?")])
-    assert len(world.detector.seen) == seen + 2
+    # The question, that behind the one before it, and the answer.
+    assert len(world.detector.seen) == seen + 3
     world.say([other, HumanMessage("And then?")])
-    assert len(world.detector.seen) > seen + 4
+    assert len(world.detector.seen) > seen + 6
 
 
 @BOTH
@@ -277,7 +280,7 @@ def test_a_process_with_the_same_key_knows_what_another_has_judged(tmp_path: Pat
     world.say("news?")
     other = World(tmp_path / "other", is_async=is_async, saver=world.agent.checkpointer)
     other.say("hello")
-    assert [step.text for step in other.detector.seen] == ["hello", "Understood."]
+    assert [step.text for step in other.detector.seen] == ["hello", "news?\nhello", "Understood."]
 
 
 @BOTH
@@ -432,8 +435,9 @@ def test_what_is_quarantined_is_explained_once_and_stays_as_it_is(tmp_path: Path
     assert texts(result)[2] == told
     assert world.model.calls[2][0].text.count(NOTE) == 1
     assert len([one for one in world.model.calls[2] if isinstance(one, SystemMessage)]) == 1
-    # The question and the answer; nothing of what was there before.
-    assert len(world.detector.seen) == seen + 2
+    # The question, that behind the one before it, and the answer; nothing else of what was there before.
+    assert [step.text for step in world.detector.seen[seen:-1]] == ["And now?", "news?\nAnd now?"]
+    assert len(world.detector.seen) == seen + 3
 
 
 @BOTH
@@ -512,7 +516,11 @@ def test_the_model_sees_tokens_and_tools_and_users_see_what_they_stand_for(tmp_p
     script["Thanks"] = "Always."
     assert texts(world.say("Thanks"))[-1] == "Always."
     assert "ann@x.org" not in str(world.model.calls)
-    assert len(world.detector.seen) == seen + 2
+    assert [step.text for step in world.detector.seen[seen:]][0::2] == ["Thanks", "Always."]
+    # As the first question passes: with a token.
+    assert world.detector.seen[seen + 1].text == f"{result['messages'][0].text}\nThanks"
+    assert "<EMAIL_ADDRESS_" in world.detector.seen[seen + 1].text
+    assert len(world.detector.seen) == seen + 3
 
 
 @BOTH
