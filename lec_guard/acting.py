@@ -208,6 +208,7 @@ class Acting:
         policies: InForce,
         verdict: Verdict,
         *,
+        inner: str | None,
         judge: Judge,
         tell: Tell,
         fits: Fits | None = None,
@@ -219,6 +220,7 @@ class Acting:
             tenant: Whose policy was applied.
             policies: The policies that it was judged by.
             verdict: The judgement.
+            inner: The text inside, where the step is a quarantine; see `opened`.
             judge: Judges what is to pass instead.
             tell: Takes events.
             fits: Refuses edits that can't be made in the value that the text is of; None where the text is the value.
@@ -229,7 +231,7 @@ class Acting:
         match verdict.action:
             case "allow" | "flag":
                 # A quarantine that is handed on, as in a history that a caller keeps, has to be explained too.
-                return Outcome(verdict=verdict, text=step.text, notes=_notes(self.opened(step, tenant, policies)))
+                return Outcome(verdict=verdict, text=step.text, notes=_notes(inner))
             case "block":
                 return Outcome(verdict=verdict, text=None)
             case "rewrite" | "escalate":
@@ -237,7 +239,6 @@ class Acting:
             case _:
                 assert_never(verdict.action)
         began = time.perf_counter()
-        inner = self.opened(step, tenant, policies)
         course = _Course(
             step=step,
             tenant=tenant,

@@ -599,8 +599,10 @@ class Guard:
         acting = []
         for place, (step, name, ruling, its) in enumerate(zip(steps, tenants, policies, tells, strict=True)):
             placed = None if fits is None else partial(fits, place)
-            judge, verdict = self._judge_again(name, ruling, its), judged[place].verdict
-            acting.append(self._acting.act(step, name, ruling, verdict, judge=judge, tell=its, fits=placed))
+            judge, one = self._judge_again(name, ruling, its), judged[place]
+            acting.append(
+                self._acting.act(step, name, ruling, one.verdict, inner=one.inner, judge=judge, tell=its, fits=placed)
+            )
         return (yield from together(acting))
 
     def _joining(self, joins: Sequence[Joined], tenant: Tenants, tell: Tell | None) -> Flow[list[Outcome | None]]:
@@ -614,8 +616,8 @@ class Guard:
         )
         excused = {
             at
-            for (at, part), one in zip(parts, alone, strict=True)
-            if one.verdict.action not in PASSING or self._acting.opened(part, tenants[at], policies[at]) is not None
+            for (at, _), one in zip(parts, alone, strict=True)
+            if one.verdict.action not in PASSING or one.inner is not None
         }
         acting: dict[int, Flow[Outcome]] = {}
         for at, one in enumerate(judged):
@@ -626,8 +628,9 @@ class Guard:
                 its(event)
             if at in found:
                 judge = self._judge_again(tenants[at], policies[at], its)
+                step, ruling = joins[at].step, policies[at]
                 acting[at] = self._acting.act(
-                    joins[at].step, tenants[at], policies[at], one.verdict, judge=judge, tell=its, fits=_nowhere
+                    step, tenants[at], ruling, one.verdict, inner=one.inner, judge=judge, tell=its, fits=_nowhere
                 )
         outcomes = dict(zip(acting, (yield from together(list(acting.values()))), strict=True))
         return [outcomes.get(at) for at in range(len(joins))]
@@ -665,7 +668,8 @@ class Guard:
         whether steps that were begun are judged by what is known of them so far.
         """
         began = time.perf_counter()
-        seals = [False if sealed is None else sealed] * len(steps)
+        inner: list[str | None] = [None] * len(steps)
+        seals = [bool(sealed)] * len(steps)
         if sealed is None:
             inner = [self._acting.opened(*one) for one in zip(steps, tenants, policies, strict=True)]
             seals = [text is not None for text in inner]
@@ -705,7 +709,10 @@ class Guard:
             one.verdict(name, ms + spent.get(place, 0.0))
             for place, (one, name) in enumerate(zip(judged, tenants, strict=True))
         ]
-        return [_Judgement(verdict, list(one.events(verdict))) for one, verdict in zip(judged, verdicts, strict=True)]
+        return [
+            _Judgement(verdict, list(one.events(verdict)), text)
+            for one, verdict, text in zip(judged, verdicts, inner, strict=True)
+        ]
 
 
 def _nowhere(edits: Sequence[Edit]) -> None:  # noqa: ARG001 - whatever they are
@@ -718,10 +725,11 @@ _Place = tuple[DetectorRef | None, int | None]
 
 @dataclass(frozen=True, slots=True)
 class _Judgement:
-    """A verdict, and what is to be told of it."""
+    """A verdict, what is to be told of it, and the text inside, where what was judged is a quarantine."""
 
     verdict: Verdict
     events: list[Event]
+    inner: str | None
 
 
 def heads_of(detector: Detector) -> Heads:

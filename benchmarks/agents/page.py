@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import table
+
 HERE = Path(__file__).parent
 PAGE = HERE / "README.md"
 RESULTS = HERE / "results.json"
@@ -96,7 +98,7 @@ def page(report: dict[str, Any]) -> str:
     ]  # fmt: skip
     if benign["stopped"]:
         rows = [[request, ", ".join(stages)] for request, stages in benign["stopped"].items()]
-        parts.append(_table(["task", "what was blocked"], rows))
+        parts.append(table(["task", "what was blocked"], rows))
     parts.append(
         _TIME.format(
             ms_without=benign["ms_without"],
@@ -108,7 +110,7 @@ def page(report: dict[str, Any]) -> str:
         )
     )
     times = [["a whole task", _ms(benign["ms_added"])], ["a call of the model", _ms(benign["ms_added_per_model_call"])]]
-    parts.append(_table(["added to", "ms"], times))
+    parts.append(table(["added to", "ms"], times))
     return "".join(parts)
 
 
@@ -132,7 +134,7 @@ def _attacks(attacks: list[dict[str, Any]]) -> str:
         "all", share("without", "hits"), share("with", "hits"), share("without", "done"), share("with", "done"),
         f"{sum(own['stopped'] for own in attacks) / runs:.1%}",
     ]  # fmt: skip
-    return _table(head, [*rows, total])
+    return table(head, [*rows, total])
 
 
 def _list(names: list[str]) -> str:
@@ -142,11 +144,6 @@ def _list(names: list[str]) -> str:
 
 def _ms(own: dict[str, float]) -> str:
     return f"{own['median']:.0f} ({own['low']:.0f} to {own['high']:.0f})"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 if __name__ == "__main__":

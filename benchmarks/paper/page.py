@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import table
+
 HERE = Path(__file__).parent
 PAGE = HERE / "README.md"
 LINES = {
@@ -124,7 +126,7 @@ def _summary(found: list[dict[str, Any]]) -> str:
         "task", "texts", "classes", "best layer, all examples", "last layer", "length", "margin", "GPT-4o's line, at",
         "the paper's best, at", "length alone passes GPT-4o's at",
     ]  # fmt: skip
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _verdict(found: list[dict[str, Any]]) -> str:
@@ -159,7 +161,7 @@ def _task(task: dict[str, Any]) -> str:
         rows.append(
             [f"{name} ({line})", *(_first_above(task, layer, line) for layer in sorted(task["curves"], key=int))]
         )
-    text.append(_table(["examples to pass", *(f"layer {n}" for n in sorted(task["curves"], key=int))], rows))
+    text.append(table(["examples to pass", *(f"layer {n}" for n in sorted(task["curves"], key=int))], rows))
     if task["left_out"]:
         text.append("Left out: " + "; ".join(task["left_out"]) + ".\n")
     return "\n".join(text)
@@ -173,7 +175,7 @@ def _curves(task: dict[str, Any]) -> str:
         cells = [_spread(own[size], bold=layer == _best(task, size)) for size in sizes]
         rows.append([f"layer {layer}", *cells])
     rows.append(["length", *(_spread(task["length"][size], bold=False) for size in sizes)])
-    return _table(["examples", *sizes], rows)
+    return table(["examples", *sizes], rows)
 
 
 def _spread(figure: dict[str, float], *, bold: bool) -> str:
@@ -189,12 +191,7 @@ def _special(own: dict[str, Any]) -> str:
         rows.append(
             [task["name"], f"{classifier['f1']:.2f}", passed, f"{task['curves'][best][_sizes(task)[-1]]['mean']:.2f}"]
         )
-    return _table(["task", "its own classifier", "a head passes it at", "best head, all examples"], rows)
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return table(["task", "its own classifier", "a head passes it at", "best head, all examples"], rows)
 
 
 def _capital(name: str) -> str:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import table
+
 HERE = Path(__file__).parent
 PAGE = HERE / "README.md"
 RESULTS = HERE.parent / "results" / "pii.json"
@@ -83,7 +85,7 @@ def page(report: dict[str, Any]) -> str:
     if report["missing"] is not None:
         rows = [[label, str(count)] for label, count in sorted(report["names"].items())]
         why = report["missing"].partition(";")[0]
-        parts.append(_NER.format(why=why, table=_table(["type", "spans in the set"], rows)))
+        parts.append(_NER.format(why=why, table=table(["type", "spans in the set"], rows)))
     parts += [_HARMLESS, _alarms(report["harmless"])]
     machine = report["machine"]
     parts.append(
@@ -97,7 +99,7 @@ def page(report: dict[str, Any]) -> str:
     )
     head = ["detector", f"a sentence ({report['characters']:.0f} characters)", f"{report['long']:,} characters"]
     rows = [[name, _ms(own), _ms(report["ms_long"][name])] for name, own in report["ms"].items()]
-    return "".join([*parts, _table(head, rows)])
+    return "".join([*parts, table(head, rows)])
 
 
 def _found(methods: dict[str, Any]) -> str:
@@ -112,7 +114,7 @@ def _found(methods: dict[str, Any]) -> str:
             for what in ("recall", "precision")
         ]
         rows.append([label, str(spans), *cells])
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _overlaps(patterns: dict[str, Any]) -> str:
@@ -130,7 +132,7 @@ def _alarms(harmless: dict[str, Any]) -> str:
         ]
         for name, own in harmless.items()
     ]
-    return _table(["set", "texts", "flagged", "texts by type"], rows)
+    return table(["set", "texts", "flagged", "texts by type"], rows)
 
 
 def _figure(own: dict[str, Any], form: str = ".2f") -> str:
@@ -143,11 +145,6 @@ def _figure(own: dict[str, Any], form: str = ".2f") -> str:
 
 def _ms(own: dict[str, float]) -> str:
     return f"{own['median']:.3g} ({own['low']:.3g} to {own['high']:.3g})"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import table
 from lec_guard.testing import PATHS
 
 HERE = Path(__file__).parent
@@ -59,8 +60,8 @@ def page(report: dict[str, Any]) -> str:
 def _summary(targets: dict[str, Any]) -> str:
     """Of each path and target the worst outcome, and by how many methods."""
     rows = [[path, *(_worst(own["results"].get(path)) for own in targets.values())] for path in PATHS]
-    return "## All of them\n\nThe worst outcome of each path, and by how many methods of all.\n\n" + _table(
-        ["path", *(f"`{name}`" for name in targets)], rows
+    return "## All of them\n\nThe worst outcome of each path, and by how many methods of all.\n\n" + table(
+        ["path", *(f"`{name}`" for name in targets)], rows, figures=False
     )
 
 
@@ -79,16 +80,11 @@ def _target(name: str, own: dict[str, Any]) -> str:
         for path, found in own["results"].items()
         for at, one in enumerate(found)
     ]
-    return f"## {name}\n\n{own['what']}\n\n" + _table(["path", "outcome", "why", "by"], rows)
+    return f"## {name}\n\n{own['what']}\n\n" + table(["path", "outcome", "why", "by"], rows, figures=False)
 
 
 def _methods(methods: list[str], found: list[dict[str, Any]]) -> str:
     return "all methods" if len(found) == 1 else ", ".join(f"`{method}`" for method in methods)
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---" for _ in head], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from weakref import WeakValueDictionary
 
 from langchain_core.documents import Document as LangChainDocument
@@ -76,6 +76,29 @@ class _Component:
         self.guard = guard
         self.tenant = tenant
 
+    def to_dict(self) -> dict[str, Any]:
+        """The component as Haystack saves it.
+
+        Returns:
+            Its class and parameters.
+
+        Raises:
+            UnsupportedValueError: If it has a guard of its own.
+        """
+        return default_to_dict(self, **self._parameters())
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """A component as it was saved.
+
+        Args:
+            data: What `to_dict` gave.
+
+        Returns:
+            The component.
+        """
+        return default_from_dict(cls, data)
+
     def _parameters(self) -> dict[str, Any]:
         if self._saved is None:
             raise UnsupportedValueError("a component with a guard of its own can't be saved: give it policies instead")
@@ -116,28 +139,8 @@ class GuardTexts(_Component):
         _Component.__init__(self, policies, detector=detector, tenant=tenant, guard=guard)
         self.stage: Stage = Step(stage=stage, text="").stage
 
-    def to_dict(self) -> dict[str, Any]:
-        """The component as Haystack saves it.
-
-        Returns:
-            Its class and parameters.
-
-        Raises:
-            UnsupportedValueError: If it has a guard of its own.
-        """
-        return default_to_dict(self, **self._parameters(), stage=self.stage)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> GuardTexts:
-        """A component as it was saved.
-
-        Args:
-            data: What `to_dict` gave.
-
-        Returns:
-            The component.
-        """
-        return default_from_dict(cls, data)
+    def _parameters(self) -> dict[str, Any]:
+        return {**_Component._parameters(self), "stage": self.stage}
 
     @component.output_types(texts=list[str], refusal=str)
     def run(self, texts: list[str], tenant: str | None = None) -> dict[str, Any]:
@@ -181,29 +184,6 @@ class GuardMessages(_Component):
         guard: A guard of the application's own, instead of `policies` and `detector`. A component that has one can't
             be saved.
     """
-
-    def to_dict(self) -> dict[str, Any]:
-        """The component as Haystack saves it.
-
-        Returns:
-            Its class and parameters.
-
-        Raises:
-            UnsupportedValueError: If it has a guard of its own.
-        """
-        return default_to_dict(self, **self._parameters())
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> GuardMessages:
-        """A component as it was saved.
-
-        Args:
-            data: What `to_dict` gave.
-
-        Returns:
-            The component.
-        """
-        return default_from_dict(cls, data)
 
     @component.output_types(messages=list[ChatMessage], refusal=list[ChatMessage])
     def run(
@@ -251,29 +231,6 @@ class GuardDocuments(_Component):
         guard: A guard of the application's own, instead of `policies` and `detector`. A component that has one can't
             be saved.
     """
-
-    def to_dict(self) -> dict[str, Any]:
-        """The component as Haystack saves it.
-
-        Returns:
-            Its class and parameters.
-
-        Raises:
-            UnsupportedValueError: If it has a guard of its own.
-        """
-        return default_to_dict(self, **self._parameters())
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> GuardDocuments:
-        """A component as it was saved.
-
-        Args:
-            data: What `to_dict` gave.
-
-        Returns:
-            The component.
-        """
-        return default_from_dict(cls, data)
 
     @component.output_types(documents=list[Document], blocked=list[dict[str, Any]])
     def run(self, documents: list[Document], tenant: str | None = None) -> dict[str, Any]:

@@ -239,18 +239,14 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
             TenantMismatch: If config and resolver name different tenants.
             PolicyError: If the tenant is unknown.
         """
-        config = get_config()
-        tenant = self._view.tenant_of(config)
-        turns = self._turns(config, tenant, self.guard.fingerprints(tenant))
-        return _update(self._run(turns.at("before", state).flow(), config, tenant))
+        turns = self._turns()
+        return _update(self._run(turns.at("before", state).flow(), turns))
 
     @hook_config(can_jump_to=["end"])
     async def abefore_model(self, state: GuardState, runtime: Runtime[Any]) -> dict[str, Any] | None:  # noqa: ARG002
         """`before_model`, without blocking the event loop."""
-        config = get_config()
-        tenant = self._view.tenant_of(config)
-        turns = self._turns(config, tenant, await self.guard.afingerprints(tenant))
-        return _update(await self._arun(turns.at("before", state).flow(), config, tenant))
+        turns = await self._aturns()
+        return _update(await self._arun(turns.at("before", state).flow(), turns))
 
     @hook_config(can_jump_to=["end"])
     def after_model(self, state: GuardState, runtime: Runtime[Any]) -> dict[str, Any] | None:  # noqa: ARG002
@@ -266,20 +262,16 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         Raises:
             EscalationPending: As of `before_model`, like the others.
         """
-        config = get_config()
-        tenant = self._view.tenant_of(config)
-        turns = self._turns(config, tenant, self.guard.fingerprints(tenant))
-        return _answered(state, self._run(turns.at("answer", state).flow(), config, tenant))
+        turns = self._turns()
+        return _answered(state, self._run(turns.at("answer", state).flow(), turns))
 
     @hook_config(can_jump_to=["end"])
     async def aafter_model(self, state: GuardState, runtime: Runtime[Any]) -> dict[str, Any] | None:  # noqa: ARG002
         """`after_model`, without blocking the event loop."""
-        config = get_config()
-        tenant = self._view.tenant_of(config)
-        turns = self._turns(config, tenant, await self.guard.afingerprints(tenant))
-        return _answered(state, await self._arun(turns.at("answer", state).flow(), config, tenant))
+        turns = await self._aturns()
+        return _answered(state, await self._arun(turns.at("answer", state).flow(), turns))
 
-    def _run(self, flow: _Flow, config: RunnableConfig, tenant: str | None) -> Any:
+    def _run(self, flow: _Flow, turns: _Turns) -> Any:
         """Drive a flow; what is a call of the model is for `wrap_model_call`."""
         sent: Any = None
         while True:
@@ -292,17 +284,17 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
                 case Apply(plan):
                     sent = self.guard.apply_many(plan.steps, plan.tenants, tell=_into(told), fits=plan.fits)
                 case Check(steps):
-                    sent = self.guard.check_many(steps, tenant)
+                    sent = self.guard.check_many(steps, turns.tenant)
                 case Join(joins):
-                    sent = self.guard.apply_joined(joins, tenant, tell=_into(told))
+                    sent = self.guard.apply_joined(joins, turns.tenant, tell=_into(told))
                 case Tell(step, rule, blocks):
-                    sent = self.guard.unread(step, tenant, rule=rule, blocks=blocks, tell=_into(told))
+                    sent = self.guard.unread(step, turns.tenant, rule=rule, blocks=blocks, tell=_into(told))
                 case Calling(request, handler):
-                    with _quiet(config, is_wanted=self._hide_stream):
+                    with _quiet(turns.config, is_wanted=self._hide_stream):
                         sent = handler(request)
-            dispatch(told, config)
+            dispatch(told, turns.config)
 
-    async def _arun(self, flow: _Flow, config: RunnableConfig, tenant: str | None) -> Any:
+    async def _arun(self, flow: _Flow, turns: _Turns) -> Any:
         """`_run`, without blocking the event loop."""
         sent: Any = None
         while True:
@@ -315,20 +307,32 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
                 case Apply(plan):
                     sent = await self.guard.aapply_many(plan.steps, plan.tenants, tell=_into(told), fits=plan.fits)
                 case Check(steps):
-                    sent = await self.guard.acheck_many(steps, tenant)
+                    sent = await self.guard.acheck_many(steps, turns.tenant)
                 case Join(joins):
-                    sent = await self.guard.aapply_joined(joins, tenant, tell=_into(told))
+                    sent = await self.guard.aapply_joined(joins, turns.tenant, tell=_into(told))
                 case Tell(step, rule, blocks):
-                    sent = self.guard.unread(step, tenant, rule=rule, blocks=blocks, tell=_into(told))
+                    sent = self.guard.unread(step, turns.tenant, rule=rule, blocks=blocks, tell=_into(told))
                 case Calling(request, handler):
-                    with _quiet(config, is_wanted=self._hide_stream):
+                    with _quiet(turns.config, is_wanted=self._hide_stream):
                         sent = await handler(request)
-            await adispatch(told, config)
+            await adispatch(told, turns.config)
 
-    def _turns(self, config: RunnableConfig, tenant: str | None, fingerprint: Fingerprint) -> _Turns:
+    def _turns(self) -> _Turns:
+        """What holds for the run that a hook is called in."""
+        config = get_config()
+        tenant = self._view.tenant_of(config)
+        return self._turns_of(config, tenant, self.guard.fingerprints(tenant))
+
+    async def _aturns(self) -> _Turns:
+        """`_turns`, without blocking the event loop while policies are read."""
+        config = get_config()
+        tenant = self._view.tenant_of(config)
+        return self._turns_of(config, tenant, await self.guard.afingerprints(tenant))
+
+    def _turns_of(self, config: RunnableConfig, tenant: str | None, fingerprint: Fingerprint) -> _Turns:
         locale = config.get("configurable", {}).get(self._view.locale_key)
         traces = self.guard.traces(tenant)
-        return _Turns(tenant, locale if isinstance(locale, str) else None, fingerprint, self._ways, traces)
+        return _Turns(config, tenant, locale if isinstance(locale, str) else None, fingerprint, self._ways, traces)
 
     # --- notes and tokens
 
@@ -351,22 +355,18 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
             UnsupportedValueError: If tokens can't be put into a message that has what they stand for.
             GuardBlocked: If something is blocked, and `on_block` wants that.
         """
-        config = get_config()
-        tenant = self._view.tenant_of(config)
-        turns = self._turns(config, tenant, self.guard.fingerprints(tenant))
+        turns = self._turns()
         result: ModelResponse[Any] | ExtendedModelResponse[Any]
-        result = self._run(self._called(request, handler, turns), config, tenant)
+        result = self._run(self._called(request, handler, turns), turns)
         return result
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any] | ExtendedModelResponse[Any]:
         """`wrap_model_call`, without blocking the event loop."""
-        config = get_config()
-        tenant = self._view.tenant_of(config)
-        turns = self._turns(config, tenant, await self.guard.afingerprints(tenant))
+        turns = await self._aturns()
         result: ModelResponse[Any] | ExtendedModelResponse[Any]
-        result = await self._arun(self._called(request, handler, turns), config, tenant)
+        result = await self._arun(self._called(request, handler, turns), turns)
         return result
 
     def _called(
@@ -438,17 +438,13 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         Raises:
             EscalationPending: As of `before_model`, like the others.
         """
-        config = get_config()
-        tenant = self._view.tenant_of(config)
-        turns = self._turns(config, tenant, self.guard.fingerprints(tenant))
-        return _ended(turns, state, self._run(turns.at("end", state).flow(), config, tenant))
+        turns = self._turns()
+        return _ended(turns, state, self._run(turns.at("end", state).flow(), turns))
 
     async def aafter_agent(self, state: GuardState, runtime: Runtime[Any]) -> dict[str, Any] | None:  # noqa: ARG002
         """`after_agent`, without blocking the event loop."""
-        config = get_config()
-        tenant = self._view.tenant_of(config)
-        turns = self._turns(config, tenant, await self.guard.afingerprints(tenant))
-        return _ended(turns, state, await self._arun(turns.at("end", state).flow(), config, tenant))
+        turns = await self._aturns()
+        return _ended(turns, state, await self._arun(turns.at("end", state).flow(), turns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -466,6 +462,7 @@ _Flow = Generator[Any, Any, Any]
 class _Turns:
     """What is the same for all turns of one run."""
 
+    config: RunnableConfig
     tenant: str | None
     locale: str | None
     fingerprint: Fingerprint

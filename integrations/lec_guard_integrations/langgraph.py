@@ -137,34 +137,10 @@ def _require_checkpointer() -> None:
 
 def _asked(case: Case) -> dict[str, Any]:
     """What whoever decides is shown: plain data, for checkpointers and clients of any kind."""
-    step, verdict = case.step, case.verdict
     return {
         "type": ESCALATION,
-        "key": case.key,
-        "section": case.section,
-        "stage": step.stage,
-        "tool": None if step.tool is None else step.tool.name,
-        "tenant": verdict.tenant,
-        "policy": verdict.policy,
-        "policy_version": verdict.policy_version,
-        "rule": verdict.rule,
-        "matched": list(verdict.matched),
-        "scores": {
-            head: {label: float(score) for label, score in labels.items()} for head, labels in verdict.scores.items()
-        },
-        "spans": [
-            {
-                "start": int(span.start),
-                "end": int(span.end),
-                "head": span.head,
-                "label": span.label,
-                "score": float(span.score),
-            }
-            for span in verdict.spans
-        ],
-        "text": step.text,
-        "context": step.context,
-        "message": verdict.message,
+        **case.to_dict(),
+        "message": case.verdict.message,
         "decisions": list(DECISIONS),
     }
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
 
 from lec_guard.step import Edit, Span, Step, Verdict
 
@@ -85,6 +85,37 @@ class Case:
     step: Step
     verdict: Verdict
     section: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """What whoever decides is shown: plain dicts, lists and scalars, with the texts.
+
+        Returns:
+            `key`, `section`, `stage`, `tool` (its name), `tenant`, `policy`, `policy_version`, `rule`, `matched`,
+            `scores`, `spans`, `text` and `context`.
+        """
+        step, verdict = self.step, self.verdict
+        return {
+            "key": self.key,
+            "section": self.section,
+            "stage": step.stage,
+            "tool": None if step.tool is None else step.tool.name,
+            "tenant": verdict.tenant,
+            "policy": verdict.policy,
+            "policy_version": verdict.policy_version,
+            "rule": verdict.rule,
+            "matched": list(verdict.matched),
+            # A detector may use NumPy's numbers, which no JSON takes.
+            "scores": {
+                head: {label: float(score) for label, score in labels.items()}
+                for head, labels in verdict.scores.items()
+            },
+            "spans": [
+                {**asdict(span), "start": int(span.start), "end": int(span.end), "score": float(span.score)}
+                for span in verdict.spans
+            ],
+            "text": step.text,
+            "context": step.context,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

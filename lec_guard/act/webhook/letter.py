@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import json
 import math
-from dataclasses import asdict
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -35,23 +34,10 @@ def write_request(case: Case, *, request_id: str, issued: float, timeout_s: floa
     Raises:
         WebhookError: If it is too long; nothing of a text is left out.
     """
-    step, verdict = case.step, case.verdict
     said = {
         "version": VERSION,
         "id": request_id,
-        "key": case.key,
-        "section": case.section,
-        "stage": step.stage,
-        "tool": None if step.tool is None else step.tool.name,
-        "tenant": verdict.tenant,
-        "policy": verdict.policy,
-        "policy_version": verdict.policy_version,
-        "rule": verdict.rule,
-        "matched": list(verdict.matched),
-        "scores": {head: dict(labels) for head, labels in verdict.scores.items()},
-        "spans": [asdict(span) for span in verdict.spans],
-        "text": step.text,
-        "context": step.context,
+        **case.to_dict(),
         "issued": int(issued),
         "expires": math.ceil(issued + timeout_s),
     }
