@@ -22,7 +22,7 @@ from langchain_core.messages import (
 
 from lec_guard.acting import Fingerprint
 from lec_guard.chain.lens import Reading, UneditableError, read
-from lec_guard.chain.runnable import Plan
+from lec_guard.chain.plan import Plan, unread
 from lec_guard.errors import EscalationPending, GuardBlocked, UnsupportedValueError
 from lec_guard.joining import PARTS, Joined, joined
 from lec_guard.step import Origin, Outcome, Stage, Step, ToolRef, Verdict
@@ -244,21 +244,19 @@ class Turn:
 
     def _judged(self, items: Sequence[Item]) -> Generator[Asking, Any, list[_Settled]]:
         """Judge items in one call of the detector, and settle each of them."""
-        readings = [item.part.reading for item in items]
-        plan = Plan([], [], list(readings), {})
+        plan = Plan()
         for item, steps in zip(items, self._traced(items), strict=True):
-            plan.steps.extend(steps)
-            plan.tenants.extend([self.tenant] * len(item.part.steps))
+            plan.add(item.part.reading, steps, self.tenant)
         outcomes: list[Outcome] = (yield Apply(plan)) if plan.steps else []
         for outcome in outcomes:
             if outcome.ticket is not None:
                 raise EscalationPending(outcome.verdict, outcome.ticket)
         settled = [self._settled(*one) for one in zip(items, plan.of_values(outcomes), strict=True)]
         # What edits of several steps of one message made together is no outcome of any of them.
-        unread = [(one, step) for one in settled for step in one.unread()]
-        if unread:
-            verdicts: list[Verdict] = yield Check([step for _, step in unread])
-            for (one, _), verdict in zip(unread, verdicts, strict=True):
+        new = [(one, step) for one in settled for step in one.unread()]
+        if new:
+            verdicts: list[Verdict] = yield Check([step for _, step in new])
+            for (one, _), verdict in zip(new, verdicts, strict=True):
                 if verdict.action not in ("allow", "flag"):
                     one.block(verdict)
         for one in settled:
@@ -738,19 +736,14 @@ class _Settled:
         reading = self.item.part.reading
         if self.blocked is not None or reading is None or self.value is self.item.value:
             return []
-        known = {
-            (step.stage, step.text if outcome.text is None else outcome.text)
-            for step, outcome in zip(reading.steps, self.outcomes, strict=True)
-        }
-        return [step for step in self.said() if (step.stage, step.text) not in known]
+        return unread(reading, self.outcomes, self.said())
 
     def said(self) -> list[Step]:
         """Its steps as they pass."""
         reading = self.item.part.reading
         if reading is None or self.value is self.item.value:
             return self.item.part.steps
-        steps = read(self.value, reading.stage, reading.request).steps
-        return [self.item.seen.placed(step) for step in steps]
+        return [self.item.seen.placed(step) for step in reading.again(self.value).steps]
 
 
 def thread(there: Sequence[BaseMessage], messages: Sequence[BaseMessage]) -> list[BaseMessage]:

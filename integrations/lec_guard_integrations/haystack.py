@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 
 from lec_guard.chain.lens import Reading, read
 from lec_guard.chain.messages import request_of
-from lec_guard.chain.runnable import Passed
+from lec_guard.chain.plan import Passed
 from lec_guard.errors import GuardBlocked, LecGuardError, TenantMismatch, UnsupportedValueError
 from lec_guard.guard import Guard
 from lec_guard.step import Stage, Step, Verdict

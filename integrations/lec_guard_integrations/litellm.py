@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lec_guard.chain.lens import Reading, read
 from lec_guard.chain.messages import request_of
-from lec_guard.chain.runnable import Passed
+from lec_guard.chain.plan import Passed
 from lec_guard.errors import EscalationPending, GuardBlocked, LecGuardError, TenantMismatch, UnsupportedValueError
 from lec_guard.guard import Guard
 from lec_guard_integrations.values import ajudge, released

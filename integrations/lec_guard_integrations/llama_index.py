@@ -11,7 +11,7 @@ from typing import Any
 from langchain_core.documents import Document
 
 from lec_guard.chain.lens import Reading, read
-from lec_guard.chain.runnable import Passed
+from lec_guard.chain.plan import Passed
 from lec_guard.errors import GuardBlocked, LecGuardError, UnsupportedValueError
 from lec_guard.guard import Guard
 from lec_guard.step import Verdict

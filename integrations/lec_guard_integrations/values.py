@@ -8,7 +8,8 @@ from langchain_core.callbacks import CallbackManager
 from langchain_core.runnables import RunnableConfig
 
 from lec_guard.chain.lens import Reading
-from lec_guard.chain.runnable import GuardRunnable, Passed, Plan, traced
+from lec_guard.chain.plan import Passed, Plan, traced
+from lec_guard.chain.runnable import GuardRunnable
 from lec_guard.errors import GuardBlocked, LecGuardError
 from lec_guard.guard import Guard
 
@@ -64,12 +65,11 @@ def released(one: Passed | LecGuardError) -> Passed:
 
 
 def _plan(guard: Guard, readings: Sequence[Reading], tenant: str | None, answered: Reading | None) -> Plan:
-    plan = Plan([], [], list(readings), {})
+    plan = Plan()
     traces = guard.traces(tenant)
     before = answered.conversation() if traces and answered is not None else []
     for reading in readings:
-        plan.steps.extend(traced(reading, before) if traces else reading.steps)
-        plan.tenants.extend([tenant] * len(reading.steps))
+        plan.add(reading, traced(reading, before) if traces else reading.steps, tenant)
     return plan
 
 

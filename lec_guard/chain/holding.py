@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_core.messages import AIMessageChunk
 
+from lec_guard.chain.base import given
+from lec_guard.chain.plan import Passed
 from lec_guard.chain.segments import UneditableError
 from lec_guard.chain.streaming import message_total
-from lec_guard.step import Origin, Stage, Step
+from lec_guard.errors import LecGuardError
+from lec_guard.growing import GrowingStep
+from lec_guard.step import Origin, Stage, Step, Verdict
 
 _BESIDE = {"type", "id", "index", "signature"}
 """Keys of a content block that say how it is built, not what it says."""
@@ -184,6 +188,76 @@ class Holding:
     def _text_went(self) -> None:
         if self._first_ms is None:
             self._first_ms = (time.perf_counter() - self._began) * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The last thing that comes of a stream whose rest may not go on.
+
+    Attributes:
+        verdict: Why, with the message in the language of its run.
+        last: The last chunk that was pulled.
+    """
+
+    verdict: Verdict
+    last: Any
+
+
+@dataclass(slots=True)
+class Held:
+    """A stream that is held back.
+
+    Attributes:
+        holding: Its chunks.
+        whole: Whether nothing of it may go on before it is over.
+        growing: Its text, as it is judged while it comes.
+    """
+
+    holding: Holding
+    whole: bool
+    growing: GrowingStep | None = None
+
+    @property
+    def was_judged_early(self) -> bool:
+        """Whether it was looked at before it was over."""
+        return self.growing is not None and self.growing.progress.verdict is not None
+
+    def begun(self, steps: Sequence[Step]) -> Mapping[int, GrowingStep]:
+        """The steps of the whole stream of which something was read while it came.
+
+        Args:
+            steps: Its steps.
+
+        Returns:
+            Their places.
+        """
+        if self.growing is None:
+            return {}
+        known = {(step.stage, step.context) for step in self.growing.steps}
+        return {at: self.growing for at, step in enumerate(steps) if (step.stage, step.context) in known}
+
+    def left(self, passed: Passed | LecGuardError) -> list[Any]:
+        """What is to go on when the stream is over.
+
+        Args:
+            passed: What came of judging the whole of it.
+
+        Returns:
+            The rest of it; a `Stopped` where it may not go on.
+
+        Raises:
+            LecGuardError: Where it was not judged, or may not pass yet.
+        """
+        value: Passed = given(passed)
+        if value.verdict.blocked:
+            return [Stopped(value.verdict, self.holding.chunks[-1])]
+        if value.value is self.holding.chunks:
+            return self.holding.rest()
+        try:
+            return self.holding.rewritten(value.value)
+        except UneditableError:
+            # Each step's edits could be made in what is left, but not those of all together.
+            return [Stopped(replace(value.verdict, action="block"), self.holding.chunks[-1])]
 
 
 def _deltas(chunk: Any) -> list[Delta] | None:

@@ -11,7 +11,8 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 
 from lec_guard.chain.lens import Reading, read
-from lec_guard.chain.runnable import GuardRunnable, Passed, Plan, traced
+from lec_guard.chain.plan import Passed, Plan, traced
+from lec_guard.chain.runnable import GuardRunnable
 from lec_guard.chain.streaming import StreamReading
 from lec_guard.errors import GuardBlocked, LecGuardError, UnsupportedValueError
 from lec_guard.step import Origin, Outcome, Stage, Step, ToolRef
@@ -57,32 +58,17 @@ class KnowingGuard(GuardRunnable):
         own = {field.name: getattr(guard, field.name) for field in fields(GuardRunnable)}
         return cls(**{**own, "stage": stage}, whose=tool, request=request, thread=thread)
 
-    def _planned(
-        self,
-        values: Sequence[Any],
-        tenants: Sequence[str | LecGuardError | None],
-        answered: Sequence[Any] | None,
-    ) -> Plan:
-        plan = super()._planned(values, tenants, answered)
-        steps: list[Step] = []
-        kept: list[str | None] = []
-        left = iter(zip(plan.steps, plan.tenants, strict=True))
-        for at, reading in enumerate(plan.readings):
-            own = [next(left) for _ in (reading.steps if reading is not None else ())]
-            if reading is not None and any(told.step is None for told in getattr(reading, "told", ())):
-                # Elsewhere system messages are the operator's own words. Here somebody else wrote them.
-                plan.errors[at], plan.readings[at] = UnsupportedValueError("the value has a system message in it"), None
-                continue
-            steps += [self._known_of(step) for step, _ in own]
-            kept += [tenant for _, tenant in own]
-        return Plan(steps, kept, plan.readings, plan.errors)
-
-    def _traced(self, reading: Reading | StreamReading, tenant: str | None, answered: Any) -> list[Step]:
+    def _steps(self, reading: Reading | StreamReading, tenant: str | None, answered: Any) -> list[Step]:
+        if any(told.step is None for told in getattr(reading, "told", ())):
+            # Elsewhere system messages are the operator's own words. Here somebody else wrote them.
+            raise UnsupportedValueError("the value has a system message in it")
         if not self.thread or answered is not None:
-            return super()._traced(reading, tenant, answered)
-        if not any(step.stage in TRACED for step in reading.steps) or not self.guard.traces(tenant):
-            return reading.steps
-        return traced(reading, _conversation(self.thread))
+            steps = super()._steps(reading, tenant, answered)
+        elif not any(step.stage in TRACED for step in reading.steps) or not self.guard.traces(tenant):
+            steps = reading.steps
+        else:
+            steps = traced(reading, _conversation(self.thread))
+        return [self._known_of(step) for step in steps]
 
     def _known_of(self, step: Step) -> Step:
         """A step with what is known."""

@@ -45,6 +45,20 @@ class Reading:
         ]
         return [*system, *sorted(self.steps, key=lambda step: step.stage != "retrieval")]
 
+    def again(self, value: Any) -> Reading:
+        """What became of the value, read as the value was.
+
+        Args:
+            value: The value now.
+
+        Returns:
+            Its reading.
+
+        Raises:
+            UnsupportedValueError: As of `read`.
+        """
+        return read(value, self.stage, self.request)
+
     def edited(self, edits: Mapping[int, Sequence[Edit]]) -> Any:
         """The value with texts of its steps edited.
 

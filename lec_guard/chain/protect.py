@@ -14,8 +14,10 @@ from langchain_core.runnables.utils import ConfigurableFieldSpec
 from pydantic import BaseModel
 
 from lec_guard.chain.base import AsyncUpstream, BatchRunnable, Upstream, given
+from lec_guard.chain.holding import Stopped
 from lec_guard.chain.lens import Reading, UneditableError, read
-from lec_guard.chain.runnable import GuardRunnable, Passed, Stopped
+from lec_guard.chain.plan import Passed
+from lec_guard.chain.runnable import GuardRunnable
 from lec_guard.chain.streaming import StreamReading, read_stream, whole
 from lec_guard.errors import GuardBlocked, LecGuardError
 from lec_guard.step import Verdict

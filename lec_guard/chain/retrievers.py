@@ -20,7 +20,8 @@ from pydantic import PrivateAttr
 
 from lec_guard.chain.base import BatchRunnable, given
 from lec_guard.chain.knowing import KnowingGuard, own_run
-from lec_guard.chain.runnable import GuardRunnable, Passed
+from lec_guard.chain.plan import Passed
+from lec_guard.chain.runnable import GuardRunnable
 from lec_guard.errors import LecGuardError, UnsupportedValueError
 
 

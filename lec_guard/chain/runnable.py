@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.retrievers import BaseRetriever
@@ -24,92 +24,24 @@ from lec_guard.chain.callbacks import (
     dispatch_stream,
     trace_verdict,
 )
-from lec_guard.chain.holding import Holding
-from lec_guard.chain.lens import Reading, UneditableError, read
+from lec_guard.chain.holding import Held, Holding, Stopped
+from lec_guard.chain.lens import Reading, read
 from lec_guard.chain.messages import request_of
-from lec_guard.chain.notes import with_notes
-from lec_guard.chain.streaming import StreamReading, read_stream
+from lec_guard.chain.plan import Joins, Passed, Plan, acted, traced
+from lec_guard.chain.streaming import Stream, StreamReading, read_stream
 from lec_guard.detect.detector import Detector
 from lec_guard.errors import EscalationPending, GuardBlocked, LecGuardError, PolicyError, TenantMismatch
-from lec_guard.growing import GrowingStep
 from lec_guard.guard import Guard
-from lec_guard.joining import Joined, joined
 from lec_guard.observe.events import Event, EventSink, VerdictEvent
 from lec_guard.observe.sinks import OnSinkError
-from lec_guard.step import Edit, Outcome, Stage, Step, Verdict, severest
-from lec_guard.taint import TRACED, trace
+from lec_guard.step import Outcome, Stage, Step, Verdict
+from lec_guard.taint import TRACED
 
 VERDICT_EVENT = EVENT_NAMES[VerdictEvent]
 """Name of the LangChain custom event of each step; its data is `Verdict.to_dict()`."""
 
-_Part = TypeVar("_Part")
-
 TenantResolver = Callable[[RunnableConfig], str | None]
 """The operator's own way from a run's config to its tenant."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be judged for several values in one call of the detector.
-
-    Attributes:
-        steps: The steps of all values, one after the other, with their `taint` where a policy asks for it.
-        tenants: The tenant of each step.
-        readings: For each value where its steps are from; None for a value that can't be judged.
-        errors: Why a value can't be judged, by its position.
-    """
-
-    steps: list[Step]
-    tenants: list[str | None]
-    readings: list[Reading | StreamReading | None]
-    errors: dict[int, LecGuardError]
-
-    def fits(self, place: int, edits: Sequence[Edit], *, holding: Holding | None = None) -> None:
-        """Refuse edits of a step that can't be made in its value.
-
-        Args:
-            place: The step's position in `steps`.
-            edits: Edits of its text.
-            holding: The stream that the value is, if some of it may have gone on already.
-
-        Raises:
-            UneditableError: If they can't.
-        """
-        for reading in self.readings:
-            count = 0 if reading is None else len(reading.steps)
-            if reading is not None and place < count:
-                edited = reading.edited({place: edits})
-                if holding is not None:
-                    holding.rest_of(edited)
-                return
-            place -= count
-
-    def of_values(self, parts: Sequence[_Part]) -> list[list[_Part]]:
-        """Sort what there is one of for each step by value.
-
-        Args:
-            parts: One a step, in order.
-
-        Returns:
-            For each value its own.
-        """
-        left = iter(parts)
-        return [[next(left) for _ in (reading.steps if reading else ())] for reading in self.readings]
-
-
-@dataclass(frozen=True, slots=True)
-class Passed:
-    """A value that was judged.
-
-    Attributes:
-        verdict: The severest of its verdicts, a block where it may not pass.
-        value: What may pass: the value itself, or what rewrites made of it. Of a stream its chunks.
-        tokens: What stands in the value -> what it stands for.
-    """
-
-    verdict: Verdict
-    value: Any
-    tokens: Mapping[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -385,27 +317,25 @@ class GuardRunnable(BatchRunnable):
         tenants: Sequence[str | LecGuardError | None],
         answered: Sequence[Any] | None,
     ) -> Plan:
-        plan = Plan([], [], [], {})
+        plan = Plan()
         for at, (value, tenant) in enumerate(zip(values, tenants, strict=True)):
-            reading: Reading | StreamReading | None = None
             try:
                 if isinstance(tenant, LecGuardError):
                     raise tenant
                 asked = None if answered is None else answered[at]
                 request = None if asked is None else request_of(asked)
+                reading: Reading | StreamReading
                 if isinstance(value, Stream):
                     reading = read_stream(value.chunks, self.stage, request)
                 else:
                     reading = read(value, self.stage, request)
                 self._refuse_interrupts(reading.steps, tenant)
-                plan.steps.extend(self._traced(reading, tenant, asked))
-                plan.tenants.extend([tenant] * len(reading.steps))
+                plan.add(reading, self._steps(reading, tenant, asked), tenant)
             except LecGuardError as error:
-                plan.errors[at], reading = error, None
-            plan.readings.append(reading)
+                plan.refuse(error)
         return plan
 
-    def _traced(self, reading: Reading | StreamReading, tenant: str | None, answered: Any) -> list[Step]:
+    def _steps(self, reading: Reading | StreamReading, tenant: str | None, answered: Any) -> list[Step]:
         """The steps of a value, with what came from third parties."""
         if not any(step.stage in TRACED for step in reading.steps) or not self.guard.traces(tenant):
             return reading.steps
@@ -440,13 +370,13 @@ class GuardRunnable(BatchRunnable):
             plan.steps,
             plan.tenants,
             tell=lambda at, event: events[at].append(event),
-            fits=plan.fits if held is None else partial(plan.fits, holding=held.holding),
+            fits=plan.fits if held is None else partial(plan.fits, also=held.holding.rest_of),
             begun=None if held is None else held.begun(plan.steps),
         )
         passed = self._passed(plan, values, told, configs)
-        if (unread := _unread(plan, passed, told)).steps:
-            _hold(passed, unread, self.guard.check_many(unread.steps, unread.tenants))
-        if (joins := _joins(plan, passed, told)).joined:
+        if (unread := plan.unread(passed, told)).steps:
+            unread.hold_back(passed, self.guard.check_many(unread.steps, unread.tenants))
+        if (joins := plan.joins(passed, told)).joined:
             found = self.guard.apply_joined(joins.joined, joins.tenants, tell=joins.tell)
             self._stop(passed, joins, found, configs)
         for at, (own, config) in enumerate(
@@ -465,13 +395,13 @@ class GuardRunnable(BatchRunnable):
             plan.steps,
             plan.tenants,
             tell=lambda at, event: events[at].append(event),
-            fits=plan.fits if held is None else partial(plan.fits, holding=held.holding),
+            fits=plan.fits if held is None else partial(plan.fits, also=held.holding.rest_of),
             begun=None if held is None else held.begun(plan.steps),
         )
         passed = self._passed(plan, values, told, configs)
-        if (unread := _unread(plan, passed, told)).steps:
-            _hold(passed, unread, await self.guard.acheck_many(unread.steps, unread.tenants))
-        if (joins := _joins(plan, passed, told)).joined:
+        if (unread := plan.unread(passed, told)).steps:
+            unread.hold_back(passed, await self.guard.acheck_many(unread.steps, unread.tenants))
+        if (joins := plan.joins(passed, told)).joined:
             found = await self.guard.aapply_joined(joins.joined, joins.tenants, tell=joins.tell)
             self._stop(passed, joins, found, configs)
         for at, (own, config) in enumerate(
@@ -491,7 +421,7 @@ class GuardRunnable(BatchRunnable):
             if reading is None:
                 passed.append(plan.errors[at])
                 continue
-            found = _acted(value, reading, own)
+            found = acted(value, reading, own)
             if isinstance(found, Passed):
                 found = replace(found, verdict=self._in_language(found.verdict, configs[at]))
             passed.append(found)
@@ -500,7 +430,7 @@ class GuardRunnable(BatchRunnable):
     def _stop(
         self,
         passed: list[Passed | LecGuardError],
-        joins: _Joins,
+        joins: Joins,
         outcomes: Sequence[Outcome | None],
         configs: Sequence[RunnableConfig],
     ) -> None:
@@ -644,114 +574,6 @@ class GuardRunnable(BatchRunnable):
             yield chunk
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """A stream that was held whole, for `GuardRunnable.plan`.
-
-    Attributes:
-        chunks: All of its chunks.
-    """
-
-    chunks: list[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """The last thing that comes of a stream whose rest may not go on.
-
-    Attributes:
-        verdict: Why, with the message in the language of its run.
-        last: The last chunk that was pulled.
-    """
-
-    verdict: Verdict
-    last: Any
-
-
-@dataclass(slots=True)
-class Held:
-    """A stream that is held back.
-
-    Attributes:
-        holding: Its chunks.
-        whole: Whether nothing of it may go on before it is over.
-        growing: Its text, as it is judged while it comes.
-    """
-
-    holding: Holding
-    whole: bool
-    growing: GrowingStep | None = None
-
-    @property
-    def was_judged_early(self) -> bool:
-        """Whether it was looked at before it was over."""
-        return self.growing is not None and self.growing.progress.verdict is not None
-
-    def begun(self, steps: Sequence[Step]) -> Mapping[int, GrowingStep]:
-        """The steps of the whole stream of which something was read while it came.
-
-        Args:
-            steps: Its steps.
-
-        Returns:
-            Their places.
-        """
-        if self.growing is None:
-            return {}
-        known = {(step.stage, step.context) for step in self.growing.steps}
-        return {at: self.growing for at, step in enumerate(steps) if (step.stage, step.context) in known}
-
-    def left(self, passed: Passed | LecGuardError) -> list[Any]:
-        """What is to go on when the stream is over.
-
-        Args:
-            passed: What came of judging the whole of it.
-
-        Returns:
-            The rest of it; a `Stopped` where it may not go on.
-
-        Raises:
-            LecGuardError: Where it was not judged, or may not pass yet.
-        """
-        value: Passed = given(passed)
-        if value.verdict.blocked:
-            return [Stopped(value.verdict, self.holding.chunks[-1])]
-        if value.value is self.holding.chunks:
-            return self.holding.rest()
-        try:
-            return self.holding.rewritten(value.value)
-        except UneditableError:
-            # Each step's edits could be made in what is left, but not those of all together.
-            return [Stopped(replace(value.verdict, action="block"), self.holding.chunks[-1])]
-
-
-@dataclass(frozen=True, slots=True)
-class _Unread:
-    """Steps of rewritten values that are no outcome of any step: what edits of several steps made together."""
-
-    steps: list[Step]
-    tenants: list[str | None]
-    owners: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Joins:
-    """Texts of values that are to be judged joined; of which value each is; and what is to be told of each."""
-
-    joined: list[Joined]
-    tenants: list[str | None]
-    owners: list[int]
-    events: list[tuple[int, Event]]
-
-    def tell(self, place: int, event: Event) -> None:
-        """Keep an event."""
-        self.events.append((self.owners[place], event))
-
-    def events_of(self, owner: int) -> list[Event]:
-        """The events of a value."""
-        return [event for at, event in self.events if at == owner]
-
-
 def _refuse_keywords(tenant_key: str, keywords: dict[str, Any]) -> None:
     """A tenant or stage in the wrong place would be a check by the wrong policy."""
     for key in (tenant_key, "stage"):
@@ -760,104 +582,6 @@ def _refuse_keywords(tenant_key: str, keywords: dict[str, Any]) -> None:
                 f"{key!r} is no keyword of this call: a tenant goes into config['configurable']['{tenant_key}'] or "
                 "guard.for_tenant(...), a stage into guard.at(...)"
             )
-
-
-def traced(reading: Reading | StreamReading, before: Sequence[Step]) -> list[Step]:
-    """The steps of a value, with which parts of them came from third parties.
-
-    Args:
-        reading: The value.
-        before: All that was said before it.
-
-    Returns:
-        Its steps, those that are traced with their `taint`.
-    """
-    whole = [step for one in _readings(reading) for step in one.conversation()]
-    # A stream whose chunks don't add up has steps besides those of its readings.
-    whole += [step for step in reading.steps if step not in whole]
-    places = [len(before) + at for at, step in enumerate(whole) if step.stage in TRACED]
-    found = trace([*before, *whole], places)[len(before) :]
-    taints = {step: one.taint for step, one in zip(whole, found, strict=True)}
-    return [replace(step, taint=taints[step]) if taints[step] is not None else step for step in reading.steps]
-
-
-def _readings(reading: Reading | StreamReading) -> list[Reading]:
-    return reading.readings if isinstance(reading, StreamReading) else [reading]
-
-
-def _acted(value: Any, reading: Reading | StreamReading, outcomes: Sequence[Outcome]) -> Passed | LecGuardError:
-    """A value with what came of its steps."""
-    verdict = severest([outcome.verdict for outcome in outcomes])
-    whole = value.chunks if isinstance(value, Stream) else value
-    held = [outcome for outcome in outcomes if outcome.text is None]
-    if held and not verdict.blocked:
-        waiting = next((outcome for outcome in held if outcome.ticket is not None), None)
-        if waiting is not None and waiting.ticket is not None:
-            return EscalationPending(waiting.verdict, waiting.ticket)
-        verdict = replace(held[0].verdict, action="block")
-    if held:
-        return Passed(verdict, whole, {})
-    edits = {at: outcome.edits for at, outcome in enumerate(outcomes) if outcome.edits}
-    notes = list(dict.fromkeys(note for outcome in outcomes for note in outcome.notes))
-    if not edits and not notes:
-        return Passed(verdict, whole, {})
-    if not edits and isinstance(reading, StreamReading) and len(reading.readings) != 1:
-        return Passed(verdict, whole, {})  # There is no place for notes.
-    try:
-        edited = reading.edited(edits)
-    except UneditableError:
-        # Each step's edits could be made, but not those of all together.
-        return Passed(replace(verdict, action="block"), whole, {})
-    tokens = {token: meant for outcome in outcomes for token, meant in outcome.tokens.items()}
-    if notes:
-        edited = [with_notes(edited[0], notes)] if isinstance(reading, StreamReading) else with_notes(edited, notes)
-    return Passed(verdict, edited, tokens)
-
-
-def _unread(plan: Plan, passed: Sequence[Passed | LecGuardError], outcomes: Sequence[Outcome]) -> _Unread:
-    """What is in rewritten values that nobody judged."""
-    unread = _Unread([], [], [])
-    for at, (one, own) in enumerate(zip(passed, plan.of_values(outcomes), strict=True)):
-        reading = plan.readings[at]
-        if not isinstance(one, Passed) or one.verdict.blocked or reading is None or not any(o.edits for o in own):
-            continue
-        new: Reading | StreamReading
-        if isinstance(reading, StreamReading):
-            old = reading.readings[0]
-            new = read_stream(one.value, old.stage, old.request)
-        else:
-            new = read(one.value, reading.stage, reading.request)
-        known = {(step.stage, outcome.text) for step, outcome in zip(reading.steps, own, strict=True)}
-        first = sum(len(before.steps) for before in plan.readings[:at] if before is not None)
-        for step in new.steps:
-            if (step.stage, step.text) not in known:
-                unread.steps.append(step)
-                unread.tenants.append(plan.tenants[first])
-                unread.owners.append(at)
-    return unread
-
-
-def _joins(plan: Plan, passed: Sequence[Passed | LecGuardError], outcomes: Sequence[Outcome]) -> _Joins:
-    """The newest texts of values that may pass, joined with those before them; as they pass."""
-    found = _Joins([], [], [], [])
-    own = plan.of_values(list(zip(plan.steps, outcomes, plan.tenants, strict=True)))
-    for at, (one, its) in enumerate(zip(passed, own, strict=True)):
-        if not isinstance(one, Passed) or one.verdict.blocked or len(its) < 2:
-            continue
-        texts = [replace(step, text=outcome.text or "", taint=None) for step, outcome, _ in its]
-        for join in joined(texts, range(len(texts))):
-            found.joined.append(join)
-            found.tenants.append(its[join.place][2])
-            found.owners.append(at)
-    return found
-
-
-def _hold(passed: list[Passed | LecGuardError], unread: _Unread, verdicts: Sequence[Verdict]) -> None:
-    """Hold back values of which something has to be acted on that nobody judged before."""
-    for at, verdict in zip(unread.owners, verdicts, strict=True):
-        one = passed[at]
-        if isinstance(one, Passed) and verdict.action not in ("allow", "flag"):
-            passed[at] = replace(one, verdict=replace(one.verdict, action="block", rule=verdict.rule))
 
 
 def _results(results: Sequence[Passed | LecGuardError]) -> list[Any]:

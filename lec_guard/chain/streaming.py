@@ -14,6 +14,17 @@ from lec_guard.chain.messages import DEEPEST, Texts, is_scalar, items_of
 from lec_guard.step import Edit, Stage, Step
 
 
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A stream that was held whole, as a value that is judged.
+
+    Attributes:
+        chunks: All of its chunks.
+    """
+
+    chunks: list[Any]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class StreamReading:
     """The steps of a stream that was held whole, and the way back.
@@ -56,6 +67,18 @@ class StreamReading:
             UneditableError: As of `Reading.mapped`.
         """
         return [reading.mapped(change) for reading in self.readings]
+
+    def again(self, chunks: Sequence[Any]) -> StreamReading:
+        """What became of the stream, read as the stream was.
+
+        Args:
+            chunks: Its chunks now.
+
+        Returns:
+            Their reading.
+        """
+        first = self.readings[0]
+        return read_stream(chunks, first.stage, first.request)
 
 
 def read_stream(chunks: Sequence[Any], stage: Stage | None = None, request: str | None = None) -> StreamReading:
