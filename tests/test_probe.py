@@ -79,6 +79,20 @@ def test_a_guard_in_an_agent_stops_what_it_reads(tmp_path: Path) -> None:
     assert not any(one.fails for one in results if one.path == "system")
 
 
+@pytest.mark.parametrize("name", ["middleware", "pipe", "protected"])
+def test_a_callers_system_messages_are_stopped_where_it_is_said(tmp_path: Path, name: str) -> None:
+    seen = detector()
+    own = guard(tmp_path, seen)
+    view = GuardRunnable(own, system_messages="judged")
+    targets: dict[str, Any] = {
+        "middleware": agent_with(GuardMiddleware(own, system_messages="judged")),
+        "pipe": lambda rig: view | rig.model | view,
+        "protected": lambda rig: view.protect(rig.model),
+    }
+    results = probe(targets[name], paths=["system", "user"], methods=FEW, watched=seen)
+    assert by_path(results) == {"system": {"blocked"}, "user": {"blocked"}}
+
+
 def test_a_guard_that_only_flags_has_judged(tmp_path: Path) -> None:
     seen = detector()
     target = agent_with(GuardMiddleware(guard(tmp_path, seen, "flag")))

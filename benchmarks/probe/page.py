@@ -24,7 +24,8 @@ Everything on this page is written by that command. All agents are the same one 
 middleware that summarises), and all get the same attack, which the guard's policy blocks at every stage and
 `PIIMiddleware` is given a regular expression for: so this is about what a guard gets to see, and when, and not about
 how well it detects. Each path is first run with a harmless text; where that does not arrive, nothing can be told
-(`unreached`). System messages are the operator's own: that nobody judges them is meant so.
+(`unreached`). Our targets take system messages for a caller's (`system_messages="judged"`); a guard that is not told so
+takes them for the operator's own, and does not judge them.
 
 Of PIIMiddleware it has to be said that it was made for personal data; it stands here because it is what LangChain ships
 for texts that must not pass.

@@ -28,37 +28,38 @@ WATCHED = WatchedDetector(LayerDetector.load())
 GUARD = Guard.from_policies(POLICY, detector=WATCHED)
 """Blocks at every stage what it finds."""
 
+OWN = GuardRunnable(GUARD, system_messages="judged")
+"""The same in chains. The probe's system messages come from the caller."""
+
 
 def middleware(rig: Rig) -> Runnable[Any, Any]:
-    """An agent with `GuardMiddleware`, and its sub-agent too."""
-    return agent_with(GuardMiddleware(GUARD))(rig)
+    """An agent with `GuardMiddleware`, and its sub-agent too. System messages are a caller's."""
+    return agent_with(GuardMiddleware(GUARD, system_messages="judged"))(rig)
 
 
 def pipe(rig: Rig) -> Runnable[Any, Any]:
     """`guard | model | guard`; for documents and structured answers, what one would write for them."""
-    own = GuardRunnable(GUARD)
     if rig.path == "document":
-        finds: Runnable[Any, Any] = RunnableLambda(_question) | rig.retriever | own | RunnableLambda(_told)
-        return finds | rig.model | own
-    return own | _model(rig) | own
+        finds: Runnable[Any, Any] = RunnableLambda(_question) | rig.retriever | OWN | RunnableLambda(_told)
+        return finds | rig.model | OWN
+    return OWN | _model(rig) | OWN
 
 
 def protected(rig: Rig) -> Runnable[Any, Any]:
     """`guard.protect(model)`."""
-    return GuardRunnable(GUARD).protect(_model(rig))
+    return OWN.protect(_model(rig))
 
 
 def protected_agent(rig: Rig) -> Runnable[Any, Any]:
     """`guard.protect(agent)`: the agent itself has no guard."""
-    return GuardRunnable(GUARD).protect(agent_with()(rig))
+    return OWN.protect(agent_with()(rig))
 
 
 def tools(rig: Rig) -> Runnable[Any, Any]:
     """`guard.tool(tool)` around each tool of an agent without middleware, and `guard.retriever(retriever)`."""
-    own = GuardRunnable(GUARD)
-    rig.tools = [own.tool(one) for one in rig.tools]
-    rig.helper_tools = [own.tool(one) for one in rig.helper_tools]
-    rig.retriever = own.retriever(rig.retriever)
+    rig.tools = [OWN.tool(one) for one in rig.tools]
+    rig.helper_tools = [OWN.tool(one) for one in rig.helper_tools]
+    rig.retriever = OWN.retriever(rig.retriever)
     return agent_with()(rig)
 
 

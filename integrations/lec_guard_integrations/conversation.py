@@ -22,6 +22,7 @@ from langchain_core.messages import (
 
 from lec_guard.acting import Fingerprint
 from lec_guard.chain.lens import Reading, UneditableError, read
+from lec_guard.chain.messages import SystemMessages, is_system, known_system_messages
 from lec_guard.chain.plan import Plan, unread
 from lec_guard.errors import EscalationPending, GuardBlocked, UnsupportedValueError
 from lec_guard.joining import PARTS, Joined, joined
@@ -81,16 +82,30 @@ class Ways:
         on_block: What follows where something is blocked.
         system_prompt: The agent's system prompt, as context of what users say.
         media: What follows where a message holds images, files or an artifact that nobody can read.
+        system_messages: Whose system messages among the others are.
     """
 
     on_block: OnBlock = field(default_factory=OnBlock)
     system_prompt: str | None = None
     media: Literal["flag", "block"] = "flag"
+    system_messages: SystemMessages = "trusted"
 
     def __post_init__(self) -> None:
         """Refuse what nothing would follow from."""
         if self.media not in ("flag", "block"):
             raise UnsupportedValueError("media: use flag or block")
+        known_system_messages(self.system_messages)
+
+    def trusts(self, message: BaseMessage) -> bool:
+        """Whether a message is the operator's own: context of others, and not judged.
+
+        Args:
+            message: The message.
+
+        Returns:
+            Whether it is.
+        """
+        return isinstance(message, SystemMessage) and self.system_messages == "trusted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,11 +301,12 @@ class Turn:
 
     def _joins(self, settled: Sequence[_Settled]) -> list[tuple[_Settled, Joined]]:
         mine = {one.item.at: one for one in settled if one.item.message is not None}
-        origins: dict[tuple[type, str | None], deque[int]] = {}
+        origins: dict[str | None, deque[int]] = {}
         for at, message in enumerate(self.messages):
-            if not isinstance(message, AIMessage | SystemMessage):
-                # Twice as many, for some say what others say.
-                origins.setdefault((type(message), message.name), deque(maxlen=2 * PARTS)).append(at)
+            if not isinstance(message, AIMessage) and not self.ways.trusts(message):
+                # Users are one, by whatever name and role. Twice as many, for some say what others say.
+                tool = (message.name or "") if isinstance(message, ToolMessage | FunctionMessage) else None
+                origins.setdefault(tool, deque(maxlen=2 * PARTS)).append(at)
         recent = {at for own in origins.values() if not mine.keys().isdisjoint(own) for at in own}
         if not recent:
             return []
@@ -321,7 +337,7 @@ class Turn:
         places: dict[int, int] = {}
         names: dict[str | None, str] = {}
         for message in thread(self.state["messages"], self.messages):
-            if isinstance(message, SystemMessage):
+            if self.ways.trusts(message):
                 said += read(message).conversation()
                 continue
             numbers = theirs.pop(id(message), [])
@@ -345,7 +361,7 @@ class Turn:
         request: str | None = None
         names: dict[str | None, str] = {}
         for at, message in enumerate(messages):
-            if isinstance(message, SystemMessage):
+            if self.ways.trusts(message):
                 system += [step.text for step in read(message).steps]
                 continue
             is_wanted, is_users = wanted(message), not isinstance(message, AIMessage | ToolMessage | FunctionMessage)
@@ -587,7 +603,8 @@ class Seen:
         Returns:
             The part.
         """
-        reading = read(readable.value, stage, self.request)
+        # The operator's own system messages come to nobody here.
+        reading = read(readable.value, stage, self.request, "judged" if stage is None else "trusted")
         return Part(readable, reading, [self.placed(step) for step in reading.steps])
 
     def beside(self, message: BaseMessage | None = None) -> Part | None:
@@ -802,7 +819,8 @@ def placeholder(message: BaseMessage, text: str, *, is_history: bool = False) ->
 
     Returns:
         The message that stands there instead. A tool's result is an error; an AI message has no calls, or in a history,
-        where results may follow that name them, calls without arguments.
+        where results may follow that name them, calls without arguments. A system message is one of a user, so that
+        none of it speaks as the operator.
     """
     match message:
         case ToolMessage():
@@ -819,7 +837,7 @@ def placeholder(message: BaseMessage, text: str, *, is_history: bool = False) ->
             )
         case FunctionMessage():
             return FunctionMessage(content=text, id=message.id, name=message.name)
-        case ChatMessage():
+        case ChatMessage() if not is_system(message):
             return ChatMessage(content=text, id=message.id, role=message.role)
         case _:
             return HumanMessage(content=text, id=message.id)

@@ -13,7 +13,7 @@ from langchain_core.documents import Document as LangChainDocument
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
 from lec_guard.chain.lens import Reading, read
-from lec_guard.chain.messages import request_of
+from lec_guard.chain.messages import SystemMessages, known_system_messages, request_of
 from lec_guard.chain.plan import Passed
 from lec_guard.errors import GuardBlocked, LecGuardError, TenantMismatch, UnsupportedValueError
 from lec_guard.guard import Guard
@@ -175,7 +175,7 @@ class GuardMessages(_Component):
 
     Where all may pass, `messages` has them, as they are or as the policy has them rewritten. Where one may not, there
     is no `messages`, so that no generator that is connected to it runs; `refusal` is a list with one message of an
-    assistant, the policy's. System messages are the context of the others, and are not judged.
+    assistant, the policy's.
 
     Args:
         policies: A folder of policies, one policy file, or None for the packaged default policy.
@@ -183,7 +183,25 @@ class GuardMessages(_Component):
         tenant: The tenant of all runs; None where each run names its own.
         guard: A guard of the application's own, instead of `policies` and `detector`. A component that has one can't
             be saved.
+        system_messages: Whose system messages are. `trusted`: the operator's own; they are context, and not judged.
+            `judged`: a caller may have sent them, so they are judged like a user's.
     """
+
+    def __init__(
+        self,
+        policies: str | None = None,
+        *,
+        detector: str | None = None,
+        tenant: str | None = None,
+        guard: Guard | None = None,
+        system_messages: SystemMessages = "trusted",
+    ) -> None:
+        # Not by super(): `component` makes another class of this one.
+        _Component.__init__(self, policies, detector=detector, tenant=tenant, guard=guard)
+        self.system_messages: SystemMessages = known_system_messages(system_messages)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {**_Component._parameters(self), "system_messages": self.system_messages}
 
     @component.output_types(messages=list[ChatMessage], refusal=list[ChatMessage])
     def run(
@@ -205,7 +223,7 @@ class GuardMessages(_Component):
             TenantMismatch: If the component is bound to another tenant.
             PolicyError: If the tenant is unknown.
         """
-        talk = _Talk.of(messages, request)
+        talk = _Talk.of(messages, request, self.system_messages)
         return talk.judged(judge(self.guard, [talk.reading], self._tenant(tenant), talk.answered)[0])
 
     @component.output_types(messages=list[ChatMessage], refusal=list[ChatMessage])
@@ -213,7 +231,7 @@ class GuardMessages(_Component):
         self, messages: list[ChatMessage], request: list[ChatMessage] | None = None, tenant: str | None = None
     ) -> dict[str, Any]:
         """`run`, without blocking the event loop."""
-        talk = _Talk.of(messages, request)
+        talk = _Talk.of(messages, request, self.system_messages)
         return talk.judged((await ajudge(self.guard, [talk.reading], self._tenant(tenant), talk.answered))[0])
 
 
@@ -310,7 +328,9 @@ class _Talk:
     answered: Reading | None
 
     @classmethod
-    def of(cls, messages: list[ChatMessage], request: list[ChatMessage] | None) -> _Talk:
+    def of(
+        cls, messages: list[ChatMessage], request: list[ChatMessage] | None, system_messages: SystemMessages
+    ) -> _Talk:
         """Read messages."""
         said: list[BaseMessage] = []
         owners: list[tuple[int, int | None]] = []
@@ -319,8 +339,9 @@ class _Talk:
                 said.append(one)
                 owners.append((at, part))
         asked = [one for message in request or [] for _, one in _said(message)]
-        reading = read(said, request=request_of(asked) if asked else None)
-        return cls(messages, owners, reading, read(asked) if asked else None)
+        answered = read(asked, None, None, system_messages) if asked else None
+        reading = read(said, None, request_of(asked, system_messages) if asked else None, system_messages)
+        return cls(messages, owners, reading, answered)
 
     def judged(self, one: Passed | LecGuardError) -> dict[str, Any]:
         """What the component gives."""

@@ -18,6 +18,7 @@ from lec_guard.act.effects import Effects
 from lec_guard.acting import Fingerprint
 from lec_guard.chain.callbacks import adispatch, dispatch
 from lec_guard.chain.lens import read
+from lec_guard.chain.messages import SystemMessages
 from lec_guard.chain.notes import with_notes
 from lec_guard.chain.runnable import GuardRunnable, TenantResolver
 from lec_guard.detect.detector import Detector
@@ -122,12 +123,15 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         media: What follows where a message holds images, files or other parts that are no text, or a tool keeps
             something beside its result that can't be read: `flag` lets it pass with an event of the rule
             `unread:media`, `block` does not. The texts in it are judged either way.
+        system_messages: Whose system messages in the state are. `trusted`: the operator's own; they are context of
+            what users say, and not judged. `judged`: a caller may have sent them, so they are a user's messages in all
+            respects. The prompt of `create_agent(system_prompt=...)` is the operator's either way.
         hide_stream: Whether tokens of models are kept out of `stream_mode="messages"`, which then shows each answer as
             a whole, after it was judged.
 
     Raises:
         PolicyError: If the tenant is unknown.
-        UnsupportedValueError: If `media` is neither.
+        UnsupportedValueError: If `media` or `system_messages` is neither.
     """
 
     state_schema = GuardState
@@ -143,11 +147,14 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         system_prompt: str | None = None,
         on_block: OnBlock | None = None,
         media: Literal["flag", "block"] = "flag",
+        system_messages: SystemMessages = "trusted",
         hide_stream: bool = True,
     ) -> None:
         super().__init__()
         self.guard = guard
-        self._ways = Ways(on_block=on_block or OnBlock(), system_prompt=system_prompt, media=media)
+        self._ways = Ways(
+            on_block=on_block or OnBlock(), system_prompt=system_prompt, media=media, system_messages=system_messages
+        )
         self._hide_stream = hide_stream
         view = GuardRunnable(guard, tenant_key=tenant_key, locale_key=locale_key, resolver=resolver)
         self._view = view if tenant is None else view.for_tenant(tenant)
@@ -170,6 +177,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         system_prompt: str | None = None,
         on_block: OnBlock | None = None,
         media: Literal["flag", "block"] = "flag",
+        system_messages: SystemMessages = "trusted",
         hide_stream: bool = True,
     ) -> GuardMiddleware:
         """Make a middleware and its guard; see `Guard.from_policies`.
@@ -189,6 +197,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
             system_prompt: The agent's system prompt, as context of what users say.
             on_block: What follows where something is blocked, stage by stage.
             media: What follows where a message holds more than text.
+            system_messages: Whose system messages in the state are: `trusted` or `judged`.
             hide_stream: Whether tokens of models are kept out of `stream_mode="messages"`.
 
         Returns:
@@ -197,6 +206,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         Raises:
             PolicyError: If a policy is wrong or reads what the detector does not give, or the tenant is unknown.
             BundleError: If the detector can't be loaded.
+            UnsupportedValueError: If `media` or `system_messages` is neither.
         """
         given = effects or Effects()
         guard = Guard.from_policies(
@@ -217,6 +227,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
             system_prompt=system_prompt,
             on_block=on_block,
             media=media,
+            system_messages=system_messages,
             hide_stream=hide_stream,
         )
 
@@ -389,7 +400,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
             state[TOOLS] = update[TOOLS] = tools
             known = turns.at("before", state, request.messages)
             state[JUDGED] = update[JUDGED] = known.judged(request.messages, {id(one) for one in request.messages})
-        response = _response((yield Calling(_prepared(request, state), handler)))
+        response = _response((yield Calling(_prepared(request, state, turns.ways), handler)))
         turn = turns.at("answer", state, [*request.messages, *response.result], response.structured_response)
         items = turn.items()
         if not any(self.guard.may_stop(step, turn.tenant) for item in items for step in item.part.steps):
@@ -579,7 +590,7 @@ def _ended(turns: _Turns, state: GuardState, turned: Turned | None) -> dict[str,
     return update or None
 
 
-def _prepared(request: ModelRequest[Any], state: Mapping[str, Any]) -> ModelRequest[Any]:
+def _prepared(request: ModelRequest[Any], state: Mapping[str, Any], ways: Ways) -> ModelRequest[Any]:
     """A call of the model with tokens instead of values, and with notes in its system prompt."""
     tokens, notes = state.get(TOKENS), state.get(NOTES)
     system: list[Any] = [] if request.system_message is None else [request.system_message]
@@ -589,7 +600,7 @@ def _prepared(request: ModelRequest[Any], state: Mapping[str, Any]) -> ModelRequ
         hide = hiding(tokens)
         messages = [read([message]).mapped(hide)[0] for message in messages]
     if notes:
-        messages = with_notes(messages, notes)
+        messages = with_notes(messages, notes, apart=not system and ways.system_messages == "judged")
     if messages is before:
         return request
     first = messages[0]

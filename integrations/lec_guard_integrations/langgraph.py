@@ -86,6 +86,7 @@ def guard_node(guard: GuardRunnable, key: str = "messages") -> Runnable[Any, dic
     What is rewritten is replaced under its own id. What may not pass is raised as `GuardBlocked`: edges that lead on
     from a node are followed whatever the node returns, so that nothing less would keep the model from being called.
     The message stays in a checkpointer then; remove it there (`RemoveMessage`), or every later turn is blocked by it.
+    Where callers can send system messages, give it a guard with `system_messages="judged"`.
 
     Args:
         guard: What judges; the tenant is that of the run's config, as in any chain.

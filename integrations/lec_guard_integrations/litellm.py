@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lec_guard.chain.lens import Reading, read
-from lec_guard.chain.messages import request_of
+from lec_guard.chain.messages import SystemMessages, known_system_messages, request_of
 from lec_guard.chain.plan import Passed
 from lec_guard.errors import EscalationPending, GuardBlocked, LecGuardError, TenantMismatch, UnsupportedValueError
 from lec_guard.guard import Guard
@@ -53,8 +53,7 @@ class LecGuardrail(CustomGuardrail):
     callback no hold of a stream there. The sync `litellm.completion` calls no guardrail at all.
 
     The proxy asks no guardrail about messages that are all images: such a request is refused only when its answer is
-    judged. System messages are taken for the operator's own: they are context, and not judged. One object serves all
-    requests.
+    judged. One object serves all requests.
 
     Args:
         guard: What judges.
@@ -64,11 +63,14 @@ class LecGuardrail(CustomGuardrail):
         tenant: The tenant of all requests; None where the request's metadata name it.
         tenant_key: The key of the request's metadata that names the tenant. In a proxy take one that the proxy itself
             sets, such as `user_api_key_team_id`: any other is what the caller says.
+        system_messages: Whose system messages in a request are. `trusted`: the operator's own; they are context, and
+            not judged. `judged`: the caller's, as in a proxy that anybody with a key can call; judged like a user's.
         **kwargs: For `CustomGuardrail`.
 
     Raises:
         ValueError: If it is to stand anywhere else.
         PolicyError: If the tenant is unknown.
+        UnsupportedValueError: If `system_messages` is neither.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -87,6 +89,7 @@ class LecGuardrail(CustomGuardrail):
         default_on: bool = True,
         tenant: str | None = None,
         tenant_key: str | None = None,
+        system_messages: SystemMessages = "trusted",
         **kwargs: Any,
     ) -> None:
         where: Any = [one.value for one in _WHERE] if event_hook is None else event_hook
@@ -102,6 +105,7 @@ class LecGuardrail(CustomGuardrail):
         self.guard = guard
         self.tenant = tenant
         self.tenant_key = tenant_key
+        self.system_messages: SystemMessages = known_system_messages(system_messages)
 
     def get_disable_global_guardrail(self, data: dict[str, Any]) -> bool:  # noqa: ARG002
         """No request can switch the guard off.
@@ -290,7 +294,10 @@ class LecGuardrail(CustomGuardrail):
         """
         if inputs.get("images"):
             raise UnsupportedValueError("there are images: the guard reads text, and passes nothing unread")
-        parts = _request(inputs) if input_type == "request" else _response(inputs, request_data)
+        if input_type == "request":
+            parts = _request(inputs, self.system_messages)
+        else:
+            parts = _response(inputs, request_data, self.system_messages)
         judged = await ajudge(self.guard, parts.readings, self._tenant(request_data), parts.answered)
         return parts.back([released(one) for one in judged], is_fixed=is_fixed)
 
@@ -389,14 +396,14 @@ class _Parts:
         return {**self.inputs, **after}
 
 
-def _request(inputs: Any) -> _Parts:
+def _request(inputs: Any, system_messages: SystemMessages) -> _Parts:
     """What is judged of a request."""
     parts = _Parts(inputs)
     messages = inputs.get("structured_messages") or []
     texts, calls = inputs.get("texts") or [], inputs.get("tool_calls") or []
     is_chat = bool(messages) and (_texts(messages), _calls(messages)) == (texts, calls)
     if messages:
-        parts.add(read(messages, "input"), ("messages", 0) if is_chat else None)
+        parts.add(read(messages, "input", None, system_messages), ("messages", 0) if is_chat else None)
     if not is_chat:
         for at, text in enumerate(texts):
             parts.add(read(text, "input"), None if messages else ("texts", at))
@@ -407,12 +414,14 @@ def _request(inputs: Any) -> _Parts:
     return parts
 
 
-def _response(inputs: Any, request_data: Mapping[str, Any]) -> _Parts:
+def _response(inputs: Any, request_data: Mapping[str, Any], system_messages: SystemMessages) -> _Parts:
     """What is judged of an answer."""
     parts = _Parts(inputs)
     asked = request_data.get("messages")
-    request = request_of(asked) if isinstance(asked, list) and asked else None
-    parts.answered = read(asked, "input") if isinstance(asked, list) and asked else None
+    request: str | None = None
+    if isinstance(asked, list) and asked:
+        request = request_of(asked, system_messages)
+        parts.answered = read(asked, "input", None, system_messages)
     for at, text in enumerate(inputs.get("texts") or []):
         parts.add(read(text, "output", request), ("texts", at))
     for at, call in enumerate(inputs.get("tool_calls") or []):

@@ -165,7 +165,7 @@ def _reads_block(block: Any) -> bool:
 
 def _reads(value: object) -> bool:
     try:
-        read(value, "tool_output")
+        read(value, "tool_output", None, "judged")
     except UnsupportedValueError:
         return False
     return True

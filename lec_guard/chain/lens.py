@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lec_guard.act.edits import apply_edits, merge_edits
-from lec_guard.chain.messages import tell
+from lec_guard.chain.messages import SystemMessages, tell
 from lec_guard.chain.rebuild import rebuilt
 from lec_guard.chain.segments import Path, Told, UneditableError, placed, put_through
 from lec_guard.errors import UnsupportedValueError
@@ -27,6 +27,7 @@ class Reading:
         value: The value; it is never changed.
         stage: What it was read with.
         request: Likewise.
+        system_messages: Likewise.
         told: Everything that was read, also what says the same as something else.
     """
 
@@ -34,6 +35,7 @@ class Reading:
     value: Any
     stage: Stage | None = None
     request: str | None = None
+    system_messages: SystemMessages = "trusted"
     told: list[Told] = field(default_factory=list)
 
     def conversation(self) -> list[Step]:
@@ -57,7 +59,7 @@ class Reading:
         Raises:
             UnsupportedValueError: As of `read`.
         """
-        return read(value, self.stage, self.request)
+        return read(value, self.stage, self.request, self.system_messages)
 
     def edited(self, edits: Mapping[int, Sequence[Edit]]) -> Any:
         """The value with texts of its steps edited.
@@ -131,7 +133,7 @@ class Reading:
             return self.value
         value = rebuilt(self.value, changes) if changes else self.value
         try:
-            after = tell(value, self.stage, self.request)
+            after = tell(value, self.stage, self.request, self.system_messages)
         except Exception:  # noqa: BLE001 - whatever somebody's class raises, and never its message
             raise UneditableError("the value can't be read any more with its new text") from None
         expected = [_Lines.of(told, new) for told in self.told if not told.derived]
@@ -144,13 +146,19 @@ class Reading:
         return value
 
 
-def read(value: object, stage: Stage | None = None, request: str | None = None) -> Reading:
+def read(
+    value: object,
+    stage: Stage | None = None,
+    request: str | None = None,
+    system_messages: SystemMessages = "trusted",
+) -> Reading:
     """Read a value so that its texts can be edited; see `steps_of`.
 
     Args:
         value: As for `steps_of`.
         stage: As for `steps_of`.
         request: As for `steps_of`.
+        system_messages: As for `steps_of`.
 
     Returns:
         The steps and the way back.
@@ -158,9 +166,9 @@ def read(value: object, stage: Stage | None = None, request: str | None = None) 
     Raises:
         UnsupportedValueError: As of `steps_of`.
     """
-    told = tell(value, stage, request)
+    told = tell(value, stage, request, system_messages)
     steps = list(dict.fromkeys([one.step for one in told if one.step is not None]))
-    return Reading(steps, value, stage, request, told)
+    return Reading(steps, value, stage, request, system_messages, told)
 
 
 # --- does it read as it should

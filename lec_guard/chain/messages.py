@@ -17,7 +17,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 from langchain_core.documents import Document
 from langchain_core.messages import (
@@ -33,9 +33,14 @@ from langchain_core.messages import (
 from langchain_core.prompt_values import ChatPromptValue, ImagePromptValue, PromptValue, StringPromptValue
 from pydantic import BaseModel
 
+from lec_guard.act.quarantine import NOTE
 from lec_guard.chain.segments import Path, Source, Told
 from lec_guard.errors import UnsupportedValueError
 from lec_guard.step import Origin, Stage, Step, ToolRef, Trust
+
+SystemMessages = Literal["trusted", "judged"]
+"""Whose system messages are: `trusted`, the operator's own and context of the others; or `judged` like a user's, for a
+caller may have written them."""
 
 DEEPEST = 64
 """Levels of nesting that are read; deeper values are refused."""
@@ -50,7 +55,7 @@ _ROLES: dict[str, Stage | None] = {
     "system": None,
     "developer": None,
 }
-"""Role of a message -> its stage; None is the operator's own."""
+"""Role of a message -> its stage; None is a system message's."""
 
 _TRUST: dict[Stage, Trust] = {"input": "user", "output": "model"}
 
@@ -73,13 +78,19 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
 """A key that says nothing by itself, and that an error message may show."""
 
 
-def steps_of(value: object, stage: Stage | None = None, request: str | None = None) -> list[Step]:
+def steps_of(
+    value: object,
+    stage: Stage | None = None,
+    request: str | None = None,
+    system_messages: SystemMessages = "trusted",
+) -> list[Step]:
     """The steps in a value.
 
     A message's role is its stage: human is `input`, AI `output`, tool `tool_output`; each tool call of an
     AI message is a `tool_input` of its own. A document is `retrieval`. System messages are the operator's
     own words and the context of the others; only where a value has nothing else are they judged, as
-    `input`.
+    `input`. With `judged` they are a user's messages in all respects, but for the guard's own note of what a
+    quarantine means.
 
     Dicts and tuples with a role are messages where LangChain takes them for such: as the value, in a list that
     is the value, under the key `messages`, or in a list with a message object. Anywhere else they are data, and
@@ -91,6 +102,7 @@ def steps_of(value: object, stage: Stage | None = None, request: str | None = No
         stage: The stage of texts that have no role of their own. None: the direction is not known, and
             such a text becomes two steps, `input` and `output`.
         request: The request that an output answers, where the value itself does not hold it.
+        system_messages: Whose system messages are.
 
     Returns:
         At least one step.
@@ -98,16 +110,23 @@ def steps_of(value: object, stage: Stage | None = None, request: str | None = No
     Raises:
         UnsupportedValueError: If any part of the value can't be read; says which, and never its text.
     """
-    return list(dict.fromkeys([told.step for told in tell(value, stage, request) if told.step is not None]))
+    told = tell(value, stage, request, system_messages)
+    return list(dict.fromkeys([one.step for one in told if one.step is not None]))
 
 
-def tell(value: object, stage: Stage | None = None, request: str | None = None) -> list[Told]:
+def tell(
+    value: object,
+    stage: Stage | None = None,
+    request: str | None = None,
+    system_messages: SystemMessages = "trusted",
+) -> list[Told]:
     """Everything that is read in a value, with where it stands there.
 
     Args:
         value: As for `steps_of`.
         stage: As for `steps_of`.
         request: As for `steps_of`.
+        system_messages: As for `steps_of`.
 
     Returns:
         In the order of `steps_of`; equal steps of several sources once for each. System messages that are only context
@@ -116,20 +135,51 @@ def tell(value: object, stage: Stage | None = None, request: str | None = None) 
     Raises:
         UnsupportedValueError: As of `steps_of`.
     """
-    return list(_Lens(stage, request).read(value, "the value", 0, (), top=True))
+    return list(_Lens(stage, request, system_messages).read(value, "the value", 0, (), top=True))
 
 
-def request_of(value: object) -> str | None:
+def request_of(value: object, system_messages: SystemMessages = "trusted") -> str | None:
     """The text of a value's last user message, as context for what answers it.
 
     Args:
         value: Anything that `steps_of` reads.
+        system_messages: As for `steps_of`.
 
     Returns:
         The text, or None where there is no user text.
     """
-    inputs = [step.text for step in steps_of(value, "input") if step.stage == "input"]
+    inputs = [step.text for step in steps_of(value, "input", None, system_messages) if step.stage == "input"]
     return inputs[-1] if inputs else None
+
+
+def known_system_messages(name: str) -> SystemMessages:
+    """The way to take system messages that goes by a name: a wrong one would leave them unread.
+
+    Args:
+        name: What an option was given.
+
+    Returns:
+        The same.
+
+    Raises:
+        UnsupportedValueError: If there is no such way.
+    """
+    for one in get_args(SystemMessages):
+        if one == name:
+            return cast("SystemMessages", one)
+    raise UnsupportedValueError(f"system_messages: use {' or '.join(get_args(SystemMessages))}")
+
+
+def is_system(message: BaseMessage) -> bool:
+    """Whether a message speaks to a model as the operator, by whatever name of that role.
+
+    Args:
+        message: The message.
+
+    Returns:
+        Whether it is a system message, or one of a developer.
+    """
+    return _stage(message) is None
 
 
 # --- values
@@ -138,9 +188,10 @@ def request_of(value: object) -> str | None:
 class _Lens:
     """One reading of a value."""
 
-    def __init__(self, stage: Stage | None, request: str | None) -> None:
+    def __init__(self, stage: Stage | None, request: str | None, system_messages: SystemMessages) -> None:
         self._stages: tuple[Stage, ...] = ("input", "output") if stage is None else (stage,)
         self._request = request
+        self._judges_system = system_messages == "judged"
 
     def read(self, value: object, at: str, depth: int, path: Path, *, top: bool = False) -> Iterator[Told]:
         """What is read in a value, or in a part that has a stage of its own."""
@@ -184,6 +235,9 @@ class _Lens:
                 path = (path, "said", None)
             stage = _stage(message)
             content = _content(message, where, path)
+            # Our own note stays in graphs and is read again there; who sends it says nothing that we do not.
+            if stage is None and self._judges_system and content[0][0] != NOTE:
+                stage = "input"
             if stage is None:
                 _, _, lines, sources = content[0]
                 # A message without a line is an empty one.
@@ -368,7 +422,7 @@ def _message(item: object, at: str) -> BaseMessage:
 
 
 def _stage(message: BaseMessage) -> Stage | None:
-    """The stage of a message's role; None for the operator's own."""
+    """The stage of a message's role; None for a system message."""
     if isinstance(message, SystemMessage):
         return None
     if isinstance(message, AIMessage):

@@ -133,6 +133,27 @@ class Plan:
                 found.owners.append(at)
         return found
 
+    def noted(self, passed: Sequence[Passed | LecGuardError]) -> list[Passed | LecGuardError]:
+        """What may pass, with what its system prompts have to say: ours, and nothing that is to be judged.
+
+        Args:
+            passed: What may pass of each value.
+
+        Returns:
+            The same, with the notes in the values.
+        """
+        found = list(passed)
+        for at, (one, reading) in enumerate(zip(passed, self.readings, strict=True)):
+            if not isinstance(one, Passed) or not one.notes or reading is None:
+                continue
+            if isinstance(reading, StreamReading):
+                apart = reading.readings[0].system_messages == "judged"
+                value: Any = [with_notes(one.value[0], one.notes, apart=apart)]
+            else:
+                value = with_notes(one.value, one.notes, apart=reading.system_messages == "judged")
+            found[at] = replace(one, value=value, notes=())
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Passed:
@@ -142,11 +163,13 @@ class Passed:
         verdict: The severest of its verdicts, a block where it may not pass.
         value: What may pass: the value itself, or what rewrites made of it. Of a stream its chunks.
         tokens: What stands in the value -> what it stands for.
+        notes: What the system prompt has yet to say of the value.
     """
 
     verdict: Verdict
     value: Any
     tokens: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +296,7 @@ def acted(value: Any, reading: Reading | StreamReading, outcomes: Sequence[Outco
     if held:
         return Passed(verdict, whole, {})
     edits = {at: outcome.edits for at, outcome in enumerate(outcomes) if outcome.edits}
-    notes = list(dict.fromkeys(note for outcome in outcomes for note in outcome.notes))
+    notes = tuple(dict.fromkeys(note for outcome in outcomes for note in outcome.notes))
     if not edits and not notes:
         return Passed(verdict, whole, {})
     if not edits and isinstance(reading, StreamReading) and len(reading.readings) != 1:
@@ -284,6 +307,4 @@ def acted(value: Any, reading: Reading | StreamReading, outcomes: Sequence[Outco
         # Each step's edits could be made, but not those of all together.
         return Passed(replace(verdict, action="block"), whole, {})
     tokens = {token: meant for outcome in outcomes for token, meant in outcome.tokens.items()}
-    if notes:
-        edited = [with_notes(edited[0], notes)] if isinstance(reading, StreamReading) else with_notes(edited, notes)
-    return Passed(verdict, edited, tokens)
+    return Passed(verdict, edited, tokens, notes)

@@ -26,7 +26,7 @@ from lec_guard.chain.callbacks import (
 )
 from lec_guard.chain.holding import Held, Holding, Stopped
 from lec_guard.chain.lens import Reading, read
-from lec_guard.chain.messages import request_of
+from lec_guard.chain.messages import SystemMessages, known_system_messages, request_of
 from lec_guard.chain.plan import Joins, Passed, Plan, acted, traced
 from lec_guard.chain.streaming import Stream, StreamReading, read_stream
 from lec_guard.detect.detector import Detector
@@ -71,6 +71,11 @@ class GuardRunnable(BatchRunnable):
         locale_key: The key of `configurable` that names the language of refusals.
         resolver: The operator's own way from a run's config to its tenant, for example from a verified token; None
             where it knows of none.
+        system_messages: Whose system messages are. `trusted`: the operator's own; they are context, and not judged.
+            `judged`: a caller may have sent them, so they are judged as a user's messages are, and no text's context.
+
+    Raises:
+        UnsupportedValueError: If `system_messages` is neither.
     """
 
     guard: Guard
@@ -79,6 +84,11 @@ class GuardRunnable(BatchRunnable):
     tenant_key: str = "tenant"
     locale_key: str = "locale"
     resolver: TenantResolver | None = None
+    system_messages: SystemMessages = "trusted"
+
+    def __post_init__(self) -> None:
+        """Refuse what would leave system messages unread."""
+        known_system_messages(self.system_messages)
 
     @classmethod
     def from_policies(
@@ -93,6 +103,7 @@ class GuardRunnable(BatchRunnable):
         tenant_key: str = "tenant",
         locale_key: str = "locale",
         resolver: TenantResolver | None = None,
+        system_messages: SystemMessages = "trusted",
     ) -> GuardRunnable:
         """Make a guard for chains; see `Guard.from_policies`.
 
@@ -107,6 +118,7 @@ class GuardRunnable(BatchRunnable):
             tenant_key: The key of `configurable` that names the tenant.
             locale_key: The key of `configurable` that names the language of refusals.
             resolver: The operator's own way from a run's config to its tenant.
+            system_messages: Whose system messages are: `trusted` or `judged`.
 
         Returns:
             A runnable that infers each text's direction.
@@ -114,11 +126,14 @@ class GuardRunnable(BatchRunnable):
         Raises:
             PolicyError: If a policy is wrong or reads what the detector does not give.
             BundleError: If the detector can't be loaded.
+            UnsupportedValueError: If `system_messages` is neither.
         """
         guard = Guard.from_policies(
             path, detector=detector, sinks=sinks, watch=watch, on_sink_error=on_sink_error, effects=effects
         )
-        return cls(guard, tenant_key=tenant_key, locale_key=locale_key, resolver=resolver)
+        return cls(
+            guard, tenant_key=tenant_key, locale_key=locale_key, resolver=resolver, system_messages=system_messages
+        )
 
     @property
     def input(self) -> GuardRunnable:
@@ -323,12 +338,12 @@ class GuardRunnable(BatchRunnable):
                 if isinstance(tenant, LecGuardError):
                     raise tenant
                 asked = None if answered is None else answered[at]
-                request = None if asked is None else request_of(asked)
+                request = self._request(asked)
                 reading: Reading | StreamReading
                 if isinstance(value, Stream):
-                    reading = read_stream(value.chunks, self.stage, request)
+                    reading = read_stream(value.chunks, self.stage, request, self.system_messages)
                 else:
-                    reading = read(value, self.stage, request)
+                    reading = read(value, self.stage, request, self.system_messages)
                 self._refuse_interrupts(reading.steps, tenant)
                 plan.add(reading, self._steps(reading, tenant, asked), tenant)
             except LecGuardError as error:
@@ -339,8 +354,11 @@ class GuardRunnable(BatchRunnable):
         """The steps of a value, with what came from third parties."""
         if not any(step.stage in TRACED for step in reading.steps) or not self.guard.traces(tenant):
             return reading.steps
-        before = [] if answered is None else read(answered, "input").conversation()
+        before = [] if answered is None else read(answered, "input", None, self.system_messages).conversation()
         return traced(reading, before)
+
+    def _request(self, answered: Any) -> str | None:
+        return None if answered is None else request_of(answered, self.system_messages)
 
     def _refuse_interrupts(self, steps: Sequence[Step], tenant: str | None) -> None:
         """What ran before this in a chain would run again when the answer comes."""
@@ -384,7 +402,7 @@ class GuardRunnable(BatchRunnable):
         ):
             dispatch([event for _, some in own for event in some] + joins.events_of(at), config)
             trace_verdict([outcome.verdict for outcome, _ in own], config)
-        return passed
+        return plan.noted(passed)
 
     async def ajudge(
         self, plan: Plan, values: Sequence[Any], configs: Sequence[RunnableConfig], held: Held | None = None
@@ -409,7 +427,7 @@ class GuardRunnable(BatchRunnable):
         ):
             await adispatch([event for _, some in own for event in some] + joins.events_of(at), config)
             trace_verdict([outcome.verdict for outcome, _ in own], config)
-        return passed
+        return plan.noted(passed)
 
     def _passed(
         self, plan: Plan, values: Sequence[Any], told: Sequence[Outcome], configs: Sequence[RunnableConfig]
@@ -516,7 +534,7 @@ class GuardRunnable(BatchRunnable):
         Raises:
             LecGuardError: Why it was not judged, or may not pass yet.
         """
-        held = Held(Holding(self.stage, None if answered is None else request_of(answered)), whole)
+        held = Held(Holding(self.stage, self._request(answered)), whole)
         events: list[Event] = []
         for chunk in chunks:
             text = held.holding.take(chunk)
@@ -545,7 +563,7 @@ class GuardRunnable(BatchRunnable):
         self, chunks: AsyncIterable[Any], config: RunnableConfig, answered: Any = None, *, whole: bool = False
     ) -> AsyncIterator[Any]:
         """`hold`, without blocking the event loop."""
-        held = Held(Holding(self.stage, None if answered is None else request_of(answered)), whole)
+        held = Held(Holding(self.stage, self._request(answered)), whole)
         events: list[Event] = []
         async for chunk in chunks:
             text = held.holding.take(chunk)

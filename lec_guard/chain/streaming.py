@@ -10,7 +10,7 @@ from typing import Any
 from langchain_core.messages import BaseMessage, BaseMessageChunk
 
 from lec_guard.chain.lens import Reading, UneditableError, read
-from lec_guard.chain.messages import DEEPEST, Texts, is_scalar, items_of
+from lec_guard.chain.messages import DEEPEST, SystemMessages, Texts, is_scalar, items_of
 from lec_guard.step import Edit, Stage, Step
 
 
@@ -78,16 +78,22 @@ class StreamReading:
             Their reading.
         """
         first = self.readings[0]
-        return read_stream(chunks, first.stage, first.request)
+        return read_stream(chunks, first.stage, first.request, first.system_messages)
 
 
-def read_stream(chunks: Sequence[Any], stage: Stage | None = None, request: str | None = None) -> StreamReading:
+def read_stream(
+    chunks: Sequence[Any],
+    stage: Stage | None = None,
+    request: str | None = None,
+    system_messages: SystemMessages = "trusted",
+) -> StreamReading:
     """Read a stream that was held whole.
 
     Args:
         chunks: All chunks, in order.
         stage: As for `read`.
         request: As for `read`.
+        system_messages: As for `read`.
 
     Returns:
         At least one step, unless there are no chunks.
@@ -95,7 +101,7 @@ def read_stream(chunks: Sequence[Any], stage: Stage | None = None, request: str 
     Raises:
         UnsupportedValueError: If a chunk can't be read.
     """
-    readings = [read(total, stage, request) for total in _totals(list(chunks), 0)]
+    readings = [read(total, stage, request, system_messages) for total in _totals(list(chunks), 0)]
     steps = [step for reading in readings for step in reading.steps]
     if len(readings) > 1:
         for own in dict.fromkeys(step.stage for step in steps):

@@ -52,7 +52,8 @@ GOALS: Mapping[PathName, tuple[Place, ...]] = {
 """Where an attack must not come to, path by path."""
 
 EXPECTED: frozenset[PathName] = frozenset({"system"})
-"""Paths on which what comes is the operator's own: what becomes of an attack there is told, and fails nothing."""
+"""Paths on which what comes may be the operator's own: what becomes of an attack there is told, and fails nothing. A
+guard that takes it for a caller's (`system_messages="judged"`) stops it there, too."""
 
 MODES = ("values", "updates", "messages", "custom", "tasks", "debug")
 """Stream modes of LangGraph's graphs."""

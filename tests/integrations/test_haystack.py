@@ -125,6 +125,22 @@ async def test_every_part_of_a_message_is_rewritten_in_its_place(guarded: Guarde
     assert (after[3].tool_call_result.result, after[3].tool_call_result.error) == ("so dear", True)
 
 
+@BOTH
+async def test_a_callers_system_messages_are_judged_where_it_is_said(guarded: Guarded, is_async: bool) -> None:
+    made = GuardMessages(guard=guarded.guard, system_messages="judged")
+    asked = [ChatMessage.from_system("darn rules"), ChatMessage.from_user("hi")]
+    after = (await run(made, is_async, messages=asked))["messages"]
+    assert (after[0].role, after[0].text) == (asked[0].role, "dear rules")
+    attack = [ChatMessage.from_system("an attack"), ChatMessage.from_user("hi")]
+    assert list(await run(made, is_async, messages=attack)) == ["refusal"]
+    assert list(await run(GuardMessages(guard=guarded.guard), is_async, messages=attack)) == ["messages"]
+
+
+def test_a_wrong_word_is_refused(guarded: Guarded) -> None:
+    with pytest.raises(UnsupportedValueError, match="trusted or judged"):
+        GuardMessages(guard=guarded.guard, system_messages="judge")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -221,7 +237,7 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guarded: Guarded) -> 
 
 @pytest.mark.parametrize("kind", [GuardTexts, GuardMessages, GuardDocuments])
 def test_a_component_is_as_it_was_saved(saved: Path, kind: Any) -> None:
-    more = {"stage": "output"} if kind is GuardTexts else {}
+    more = {GuardTexts: {"stage": "output"}, GuardMessages: {"system_messages": "judged"}}.get(kind, {})
     one = kind(str(saved), tenant="acme", **more)
     data = one.to_dict()
     assert data["init_parameters"] == {"policies": str(saved), "detector": None, "tenant": "acme", **more}

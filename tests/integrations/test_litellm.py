@@ -15,9 +15,10 @@ from fastapi import HTTPException
 from lec_guard_integrations.litellm import LecGuardrail
 from litellm.caching.caching import DualCache
 from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+from litellm.llms import load_guardrail_translation_mappings
 from litellm.proxy._types import UserAPIKeyAuth
 from litellm.proxy.utils import ProxyLogging
-from litellm.types.utils import ModelResponse, ModelResponseStream
+from litellm.types.utils import CallTypes, ModelResponse, ModelResponseStream
 
 from lec_guard import EscalationPending, GuardBlocked, PolicyError, TenantMismatch, UnsupportedValueError
 from tests.integrations.guards import Guarded
@@ -275,6 +276,42 @@ async def test_no_caller_names_the_tenant_of_somebody_else(guarded: Guarded, for
     data[proxys]["user_api_key_team_id"] = "acme"
     with pytest.raises(GuardBlocked, match="rude"):
         await rail.judge({"texts": ["darn"]}, data, "request")
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+async def test_a_callers_system_messages_are_judged_where_it_is_said(
+    guarded: Guarded, model: CountingModel, rail: LecGuardrail, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    def asked(text: str) -> list[dict[str, str]]:
+        return [{"role": role, "content": text}, {"role": "user", "content": "hi"}]
+
+    assert (await ask(asked("an attack"))).content == "Fine."
+    model.sent.clear()
+    guarded.detector.seen.clear()
+    monkeypatch.setattr(litellm, "callbacks", [LecGuardrail(guarded.guard, system_messages="judged")])
+    with pytest.raises(GuardBlocked):
+        await ask(asked("an attack"))
+    assert model.sent == []
+    await ask(asked("darn rules"))
+    assert [one["content"] for one in model.sent[0]] == ["dear rules", "hi"]
+    with pytest.raises(HTTPException):
+        await Proxy().before({**asking("hi"), "messages": asked("an attack")})
+    with pytest.raises(UnsupportedValueError, match="trusted or judged"):
+        LecGuardrail(guarded.guard, system_messages="judge")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [CallTypes.anthropic_messages, CallTypes.responses])
+async def test_prompts_of_other_routes_are_system_messages(guarded: Guarded, kind: CallTypes) -> None:
+    known: Any = load_guardrail_translation_mappings()  # type: ignore[no-untyped-call]
+    asked: dict[str, Any] = {"model": "m", "max_tokens": 9}
+    if kind == CallTypes.responses:
+        asked |= {"input": "hi", "instructions": "an attack"}
+    else:
+        asked |= {"messages": [{"role": "user", "content": "hi"}], "system": "an attack"}
+    await known[kind]().process_input_messages(copy.deepcopy(asked), LecGuardrail(guarded.guard))
+    rail = LecGuardrail(guarded.guard, system_messages="judged")
+    with pytest.raises(HTTPException):
+        await known[kind]().process_input_messages(copy.deepcopy(asked), rail)
 
 
 async def test_on_other_routes_a_rewrite_is_a_block(guarded: Guarded) -> None:
