@@ -93,8 +93,9 @@ _REFUSED = "lec_guard_refused"
 _LONGEST_DESCRIPTION = 4000
 """Characters of a tool's description that are context of what it is given and gives."""
 
-_run: ContextVar[tuple[Any] | None] = ContextVar("lec_guard_openai_agents_run", default=None)
-"""The context of the run that is about to call a model."""
+_run: ContextVar[tuple[Any, Sequence[Any]] | None] = ContextVar("lec_guard_openai_agents_run", default=None)
+"""The context of the run that is about to call a model, and the items that it will show. By these it is known again:
+whoever runs next in the same task is another."""
 
 _item: TypeAdapter[TResponseOutputItem] = TypeAdapter(ResponseOutputItem)
 
@@ -189,14 +190,14 @@ class AgentGuard:
         own = base.call_model_input_filter
 
         async def noting(data: CallModelData[Any]) -> ModelInputData:
-            model = data.agent.model if base.model is None else base.model
-            if isinstance(model, Model) and not isinstance(model, GuardedModel) and base.model is None:
+            model = data.agent.model
+            if base.model is None and isinstance(model, Model) and not isinstance(model, GuardedModel):
                 raise UnsupportedValueError(
                     "an agent has a model of its own, which no guard stands in front of: give it AgentGuard.model(...)"
                 )
             given = data.model_data if own is None else own(data)
             shown = await given if isawaitable(given) else given
-            _run.set((data.context,))
+            _run.set((data.context, list(shown.input)))
             return shown
 
         return replace(
@@ -518,7 +519,7 @@ class _Talk:
         output_schema: AgentOutputSchemaBase | None,
     ) -> _Talk:
         """Judge what a model is to be shown."""
-        tenant = guards.tenant_of(_run.get())
+        tenant = guards.tenant_of(_context(given))
         await guards.guard.apolicy(tenant)
         await guards.judge_definitions(tools, tenant)
         functions = [one for one in tools if isinstance(one, FunctionTool)]
@@ -632,6 +633,15 @@ class _Talk:
             traces=guard.traces(self.tenant),
         )
         return await _driven(guard, turn.flow(), self.tenant)
+
+
+def _context(given: Any) -> tuple[Any] | None:
+    """The context of the run that shows a model something; None where that is not known."""
+    if (noted := _run.get()) is None:
+        return None
+    context, items = noted
+    known = {id(item) for item in items}
+    return (context,) if isinstance(given, list) and all(id(item) in known for item in given) else None
 
 
 async def _driven(guard: Guard, flow: TurnFlow, tenant: str | None) -> Turned | None:

@@ -171,7 +171,7 @@ def _other(item: Item, at: int, names: Mapping[str, str]) -> Piece:
                 raise UnsupportedValueError(f"an item of type {kind} may not pass, and no text can stand in its place")
             return [{**{one: item[one] for one in item if one in _SILENT}, key: edited.content}]
         content, rest = part.rebuilt(edited.content)
-        return [{**item, key: content, **rest}]
+        return [{**item, **({key: content} if key in item else {}), **rest}]
 
     return Piece([item], message, rebuild)
 
