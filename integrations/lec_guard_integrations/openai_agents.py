@@ -95,7 +95,7 @@ _LONGEST_DESCRIPTION = 4000
 
 _run: ContextVar[tuple[Any, Sequence[Any]] | None] = ContextVar("lec_guard_openai_agents_run", default=None)
 """The context of the run that is about to call a model, and the items that it will show. By these it is known again:
-whoever runs next in the same task is another."""
+a run inside one of its tools is another."""
 
 _item: TypeAdapter[TResponseOutputItem] = TypeAdapter(ResponseOutputItem)
 
