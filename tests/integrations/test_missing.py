@@ -18,6 +18,7 @@ from lec_guard import UnsupportedValueError
         ("langgraph", "langgraph", "langchain"),
         ("litellm", "litellm", "litellm"),
         ("llama_index", "llama_index", "llama-index"),
+        ("openai_agents", "agents", "openai-agents"),
     ],
 )
 def test_it_names_the_command(name: str, framework: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
