@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_type_hints
 from uuid import uuid4
@@ -19,6 +19,7 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
+from pydantic import TypeAdapter
 
 from lec_guard.acting import Fingerprint
 from lec_guard.chain.lens import Reading, UneditableError, read
@@ -27,20 +28,22 @@ from lec_guard.errors import EscalationPending, GuardBlocked, UnsupportedValueEr
 from lec_guard.joining import PARTS, Joined, joined
 from lec_guard.step import Origin, Outcome, Stage, Step, ToolRef, Verdict
 from lec_guard.taint import TRACED, trace
+from lec_guard_integrations.channels import BLOCKED, JUDGED, NOTES, TOKENS, TOOLS
 from lec_guard_integrations.readable import Readable, readable_artifact, readable_message
-
-JUDGED, NOTES, TOKENS, TOOLS = "lec_guard_judged", "lec_guard_notes", "lec_guard_tokens", "lec_guard_tools"
-"""Channels of an agent's state that are nobody else's: keyed hashes of messages that were judged, what the system
-prompt has to say, what tokens in messages stand for, and how the model was told what tools do."""
 
 UNREAD, MEDIA = "unread", "unread:media"
 """What verdicts name as their rule where a message can't be read, and where it holds more than text."""
 
+_ALONE = "lec_guard: judged alone"
+"""What tells hashes of messages that have yet to be judged joined with others from those of messages that were."""
+
 _SHORT = 4
 """Values with fewer characters are taken for themselves only where they stand alone: `Al` is no part of `Also`."""
 
-Place = Literal["before", "answer", "end"]
-"""Where in its loop an agent is: before a call of the model, right after it, or at the end."""
+_VERDICT = TypeAdapter(Verdict)
+
+Place = Literal["before", "answer", "tools", "end"]
+"""Where in its loop an agent is: before a call of the model, right after it, in a call of a tool, or at the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,21 +202,38 @@ class Turn:
     traces: bool = False
 
     def items(self) -> list[Item]:
-        """What nobody has judged yet; where the model has just answered, only what models say."""
+        """What nobody has judged yet: of models only where one has just answered, in a tool's call what it gave."""
         judged: Mapping[str, str] = self.state.get(JUDGED) or {}
+        blocked: Mapping[str, Any] = self.state.get(BLOCKED) or {}
         answer = max((at for at, one in enumerate(self.messages) if isinstance(one, AIMessage)), default=-1)
+        given = {id(one) for one in self.messages[len(self.state["messages"]) :]} if self.place == "tools" else set()
         items: list[Item] = []
-        for at, seen in self._seen(self.messages, lambda one: self.place != "answer" or isinstance(one, AIMessage)):
+        for at, seen in self._seen(self.messages, lambda one: self._is_for_here(one, given)):
             message, is_answer = seen.message, self.place == "answer" and at == answer
-            mark = seen.mark(self.fingerprint)
-            if mark is not None and judged.get(message.id or "") == mark:
+            mark, known = seen.mark(self.fingerprint), judged.get(message.id or "")
+            verdict = blocked.get(message.id or "")
+            if verdict is None and mark is not None and known == mark:
                 continue
-            items.append(Item(at=at, message=message, seen=seen, part=seen.text, is_answer=is_answer))
+            item = Item(at=at, message=message, seen=seen, part=seen.text, is_answer=is_answer)
+            if verdict is not None:
+                item = replace(item, blocked=_VERDICT.validate_python(verdict))
+            elif known is not None and known == seen.mark(self.fingerprint, is_alone=True):
+                item = replace(item, is_alone=True)
+            items.append(item)
             if is_answer and self.structured is not None:
                 reading = read(self.structured, "output", seen.request)
                 part = Part(Readable(self.structured, _itself), reading, reading.steps)
                 items.append(Item(at=at, message=None, seen=seen, part=part, is_answer=is_answer))
         return items
+
+    def _is_for_here(self, message: BaseMessage, given: set[int]) -> bool:
+        match self.place:
+            case "answer":
+                return isinstance(message, AIMessage)
+            case "tools":
+                return id(message) in given
+            case _:
+                return True
 
     def flow(self, items: Sequence[Item] | None = None) -> TurnFlow:
         """Have judged what nobody has judged yet, and act on it.
@@ -234,10 +254,13 @@ class Turn:
         items = self.items() if items is None else items
         if not items:
             return None
-        settled = yield from self._judged(items)
-        yield from self._join(settled)
+        settled = [_Settled(item=one, outcomes=[], blocked=one.blocked) for one in items if one.is_settled]
+        settled += yield from self._judged([one for one in items if not one.is_settled])
+        settled.sort(key=lambda one: one.item.at)
+        if self.place != "tools":  # Calls of tools that run beside one another do not see each other's results.
+            yield from self._join(settled)
         # Beside a result, after what was rewritten in it is so in copies of it, too.
-        beside = [inner for one in settled for inner in one.beside()]
+        beside = [inner for one in settled if not one.item.is_settled for inner in one.beside()]
         for one, own in zip(beside, (yield from self._judged([item for _, item in beside])), strict=True):
             one[0].take(own)
         return self._finished(settled)
@@ -418,6 +441,8 @@ class Turn:
         structured, has_structure = self.structured, False
         for one in settled:
             if one.blocked is not None and not one.is_call and getattr(self.ways.on_block, one.item.stage) == "raise":
+                if self.place == "tools":
+                    continue  # The tool would run again: it is raised before the model's next call.
                 raise self._raised(one.blocked)
         refusal = next((one.blocked for one in settled if one.item.is_answer and one.blocked is not None), None)
         for one in settled:
@@ -434,7 +459,8 @@ class Turn:
             if one.item.is_answer and refusal is not None:
                 final[at] = placeholder(message, self._said(refusal))
             elif one.blocked is not None:
-                final[at] = placeholder(message, self._said(one.blocked), is_history=not one.item.is_answer)
+                stands = placeholder(message, self._said(one.blocked), is_history=not one.item.is_answer)
+                final[at] = message if one.item.blocked is not None and stands == message else stands
             else:
                 final[at] = one.passing()
             if one.item.is_answer and refusal is None:
@@ -457,7 +483,12 @@ class Turn:
         return Turned(
             messages=messages,
             changed=[*(one for at, one in final.items() if one is not before.get(at)), *removed],
-            private=self._private(settled, messages, {id(one) for at, one in final.items() if at in known}),
+            private=self._private(
+                settled,
+                messages,
+                {id(one) for at, one in final.items() if at in known},
+                {id(final[one.item.at]) for one in settled if self.place == "tools" and one.blocked is None},
+            ),
             structured=structured,
             is_ended=stopped is not None or refusal is not None,
             has_structure=has_structure,
@@ -470,36 +501,53 @@ class Turn:
         ends = ["input", *(["tool_output"] if self.ways.on_block.tool_output == "end" else [])]
         return next((one.blocked for one in settled if one.blocked is not None and one.item.stage in ends), None)
 
-    def _private(self, settled: Sequence[_Settled], messages: Sequence[BaseMessage], known: set[int]) -> dict[str, Any]:
+    def _private(
+        self, settled: Sequence[_Settled], messages: Sequence[BaseMessage], known: set[int], alone: set[int]
+    ) -> dict[str, Any]:
         outcomes = [outcome for one in settled if one.blocked is None for outcome in one.outcomes]
-        notes = [*(self.state.get(NOTES) or ()), *(note for outcome in outcomes for note in outcome.notes)]
-        tokens = dict(self.state.get(TOKENS) or {})
+        notes = list(dict.fromkeys(note for outcome in outcomes for note in outcome.notes))
+        tokens: dict[str, str] = {}
         for outcome in outcomes:
             tokens |= outcome.tokens
-        private: dict[str, Any] = {JUDGED: self.judged(messages, known)}
+        private: dict[str, Any] = {JUDGED: self.judged(messages, known, alone)}
         if notes:
-            private[NOTES] = list(dict.fromkeys(notes))
+            private[NOTES] = notes
         if tokens:
             private[TOKENS] = tokens
+        if blocked := self._left_over(settled):
+            private[BLOCKED] = blocked
         return private
 
-    def judged(self, messages: Sequence[BaseMessage], known: set[int]) -> dict[str, str]:
-        """Hashes of all messages that were judged, and of no others that there were once.
+    def _left_over(self, settled: Sequence[_Settled]) -> dict[str, Any]:
+        """Blocks that the agent has yet to end for, and those that it has."""
+        if self.place != "tools":
+            return {one.item.seen.message.id or "": None for one in settled if one.item.blocked is not None}
+        if self.ways.on_block.tool_output == "recover":
+            return {}
+        return {one.item.seen.message.id or "": one.blocked.to_dict() for one in settled if one.blocked is not None}
+
+    def judged(
+        self, messages: Sequence[BaseMessage], known: set[int], alone: Collection[int] = ()
+    ) -> dict[str, str | None]:
+        """Hashes of messages that were judged just now; None for messages that there were once.
 
         Args:
             messages: The messages as they pass.
             known: The identities (`id`) of those among them that were judged just now.
+            alone: Those of messages that have yet to be judged joined with others.
 
         Returns:
             By a message's id its hash.
         """
         there = {message.id for message in (*self.state["messages"], *messages)}
-        before = {key: value for key, value in (self.state.get(JUDGED) or {}).items() if key in there}
+        before: Mapping[str, str] = self.state.get(JUDGED) or {}
+        # What other calls of tools write at the same time is none that there was once.
+        gone = {} if self.place == "tools" else dict.fromkeys(key for key in before if key not in there)
         marks = {
-            seen.message.id: seen.mark(self.fingerprint)
+            seen.message.id: seen.mark(self.fingerprint, is_alone=id(seen.message) in alone)
             for _, seen in self._seen(messages, lambda one: id(one) in known)
         }
-        return before | {key: mark for key, mark in marks.items() if key and mark}
+        return gone | {key: mark for key, mark in marks.items() if key and mark}
 
     def _retold(self, old: str, new: str) -> dict[int, BaseMessage]:
         """The messages in which LangChain tells of a structured response, with what became of it."""
@@ -616,11 +664,12 @@ class Seen:
         context = step.context if step.stage == "tool_input" else self.request
         return replace(step, tool=ToolRef(name=name, description=self.descriptions.get(name)), context=context)
 
-    def mark(self, fingerprint: Fingerprint) -> str | None:
+    def mark(self, fingerprint: Fingerprint, *, is_alone: bool = False) -> str | None:
         """By what the message is known; None where nobody can read it.
 
         Args:
             fingerprint: Makes keyed hashes of steps.
+            is_alone: Whether it has yet to be judged joined with others; then it is known by another.
 
         Returns:
             The hash.
@@ -631,7 +680,8 @@ class Seen:
         left_out = [
             Step(stage="tool_output", text=part.readable.unread) for part in parts if part.readable.unread is not None
         ]
-        return fingerprint([*(step for part in parts for step in part.steps), *left_out])
+        alone = [Step(stage="tool_output", text=_ALONE)] if is_alone else []
+        return fingerprint([*alone, *(step for part in parts for step in part.steps), *left_out])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -644,6 +694,8 @@ class Item:
         seen: The message as it is read.
         part: What of it is judged.
         is_answer: Whether it is what the model has just answered.
+        is_alone: Whether it was judged in the call of the tool that gave it, and not yet joined with others.
+        blocked: Why it may not pass, where that was found there and has yet to end the agent.
     """
 
     at: int
@@ -651,6 +703,13 @@ class Item:
     seen: Seen
     part: Part
     is_answer: bool
+    is_alone: bool = False
+    blocked: Verdict | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing of it is to be judged by itself any more."""
+        return self.is_alone or self.blocked is not None
 
     @property
     def value(self) -> Any:
@@ -663,6 +722,11 @@ class Item:
         if self.message is None or isinstance(self.message, AIMessage):
             return "output"
         return "tool_output" if isinstance(self.message, ToolMessage | FunctionMessage) else "input"
+
+    def steps(self) -> list[Step]:
+        """All that is judged of it, and of what a tool keeps beside it."""
+        beside = self.seen.beside() if isinstance(self.message, ToolMessage) else None
+        return [*self.part.steps, *(beside.steps if beside is not None else ())]
 
     def calls(self) -> list[tuple[str | None, Step]]:
         """Calls of a new answer that have yet to run: their ids and steps."""

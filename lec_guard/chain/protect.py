@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from lec_guard.chain.base import AsyncUpstream, BatchRunnable, Upstream, given
 from lec_guard.chain.lens import Reading, UneditableError, read
+from lec_guard.chain.quiet import Hushed
 from lec_guard.chain.runnable import GuardRunnable, Passed, Stopped
 from lec_guard.chain.streaming import StreamReading, read_stream, whole
 from lec_guard.errors import GuardBlocked, LecGuardError
@@ -96,7 +97,7 @@ class ProtectedRunnable(BatchRunnable):
         begun = self._after_input(values, view.judge(view.plan(values, config), values, config))
         open_ = _open(begun)
         answers = self.chain.batch(
-            [begun[at].value for at in open_], [config[at] for at in open_], return_exceptions=True, **kwargs
+            [begun[at].value for at in open_], [_quiet(config[at]) for at in open_], return_exceptions=True, **kwargs
         )
         results = _fill(begun, open_, answers)
         answered = [at for at in open_ if not isinstance(results[at], Exception)]
@@ -116,7 +117,7 @@ class ProtectedRunnable(BatchRunnable):
         begun = self._after_input(values, await view.ajudge(await view.aplan(values, config), values, config))
         open_ = _open(begun)
         answers = await self.chain.abatch(
-            [begun[at].value for at in open_], [config[at] for at in open_], return_exceptions=True, **kwargs
+            [begun[at].value for at in open_], [_quiet(config[at]) for at in open_], return_exceptions=True, **kwargs
         )
         results = _fill(begun, open_, answers)
         answered = [at for at in open_ if not isinstance(results[at], Exception)]
@@ -134,7 +135,7 @@ class ProtectedRunnable(BatchRunnable):
         if not isinstance(begun, _Open):
             yield _chunk(given(begun))
             return
-        answer = Upstream(self.chain.stream(begun.value, config, **kwargs))
+        answer = Upstream(self.chain.stream(begun.value, _quiet(config), **kwargs))
         held = self.guard.output.hold(answer, config, begun.value, whole=bool(begun.tokens))
         try:
             if begun.tokens:
@@ -158,7 +159,7 @@ class ProtectedRunnable(BatchRunnable):
         if not isinstance(begun, _Open):
             yield _chunk(given(begun))
             return
-        answer = AsyncUpstream(self.chain.astream(begun.value, config, **kwargs))
+        answer = AsyncUpstream(self.chain.astream(begun.value, _quiet(config), **kwargs))
         held = self.guard.output.ahold(answer, config, begun.value, whole=bool(begun.tokens))
         try:
             if begun.tokens:
@@ -230,6 +231,11 @@ class ProtectedRunnable(BatchRunnable):
         if kind is object or issubclass(kind, BaseMessage):
             return told
         return GuardBlocked(verdict)
+
+
+def _quiet(config: RunnableConfig) -> RunnableConfig:
+    """The config for the chain's own run: what streams to a caller hears of what passes, from the run around it."""
+    return Hushed.of(config).config or config
 
 
 @dataclass(frozen=True, slots=True)
