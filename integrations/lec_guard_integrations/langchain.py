@@ -19,7 +19,7 @@ from lec_guard.acting import Fingerprint
 from lec_guard.chain.callbacks import adispatch, dispatch
 from lec_guard.chain.lens import read
 from lec_guard.chain.notes import with_notes
-from lec_guard.chain.quiet import Hushed, hushed_run
+from lec_guard.chain.quiet import Hushed, hushed_call
 from lec_guard.chain.runnable import GuardRunnable, TenantResolver
 from lec_guard.detect.detector import Detector
 from lec_guard.errors import UnsupportedValueError
@@ -305,7 +305,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
                     with _quiet(turns.config, is_wanted=self._hide_stream):
                         sent = handler(request)
                 case Handing(request, hushed, handler):
-                    with hushed_run(request.runtime.config, hushed):
+                    with hushed_call(request.runtime.config, hushed):
                         sent = handler(request)
             dispatch(told, turns.config)
 
@@ -331,7 +331,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
                     with _quiet(turns.config, is_wanted=self._hide_stream):
                         sent = await handler(request)
                 case Handing(request, hushed, handler):
-                    with hushed_run(request.runtime.config, hushed):
+                    with hushed_call(request.runtime.config, hushed):
                         sent = await handler(request)
             await adispatch(told, turns.config)
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from lec_guard.chain.base import AsyncUpstream, BatchRunnable, Upstream, given
 from lec_guard.chain.lens import Reading, UneditableError, read
-from lec_guard.chain.quiet import Hushed
+from lec_guard.chain.quiet import Hushed, hushed_context
 from lec_guard.chain.runnable import GuardRunnable, Passed, Stopped
 from lec_guard.chain.streaming import StreamReading, read_stream, whole
 from lec_guard.errors import GuardBlocked, LecGuardError
@@ -96,9 +96,9 @@ class ProtectedRunnable(BatchRunnable):
         view = self.guard.input
         begun = self._after_input(values, view.judge(view.plan(values, config), values, config))
         open_ = _open(begun)
-        answers = self.chain.batch(
-            [begun[at].value for at in open_], [_quiet(config[at]) for at in open_], return_exceptions=True, **kwargs
-        )
+        asked, quiet = [begun[at].value for at in open_], [_quiet(config[at]) for at in open_]
+        with hushed_context():
+            answers = self.chain.batch(asked, quiet, return_exceptions=True, **kwargs)
         results = _fill(begun, open_, answers)
         answered = [at for at in open_ if not isinstance(results[at], Exception)]
         view, own = self.guard.output, [results[at] for at in answered]
@@ -116,9 +116,9 @@ class ProtectedRunnable(BatchRunnable):
         view = self.guard.input
         begun = self._after_input(values, await view.ajudge(await view.aplan(values, config), values, config))
         open_ = _open(begun)
-        answers = await self.chain.abatch(
-            [begun[at].value for at in open_], [_quiet(config[at]) for at in open_], return_exceptions=True, **kwargs
-        )
+        asked, quiet = [begun[at].value for at in open_], [_quiet(config[at]) for at in open_]
+        with hushed_context():
+            answers = await self.chain.abatch(asked, quiet, return_exceptions=True, **kwargs)
         results = _fill(begun, open_, answers)
         answered = [at for at in open_ if not isinstance(results[at], Exception)]
         view, own = self.guard.output, [results[at] for at in answered]
@@ -137,13 +137,14 @@ class ProtectedRunnable(BatchRunnable):
             return
         answer = Upstream(self.chain.stream(begun.value, _quiet(config), **kwargs))
         held = self.guard.output.hold(answer, config, begun.value, whole=bool(begun.tokens))
-        try:
-            if begun.tokens:
-                held = iter(_put_back(list(held), begun.tokens))
-            for chunk in held:
-                yield self._refused_chunk(chunk.verdict, request, chunk.last) if isinstance(chunk, Stopped) else chunk
-        finally:
-            answer.stop()
+        with hushed_context():
+            try:
+                if begun.tokens:
+                    held = iter(_put_back(list(held), begun.tokens))
+                for chunk in held:
+                    yield self._passing(chunk, request)
+            finally:
+                answer.stop()
 
     async def _atransform(
         self,
@@ -161,13 +162,18 @@ class ProtectedRunnable(BatchRunnable):
             return
         answer = AsyncUpstream(self.chain.astream(begun.value, _quiet(config), **kwargs))
         held = self.guard.output.ahold(answer, config, begun.value, whole=bool(begun.tokens))
-        try:
-            if begun.tokens:
-                held = _each(_put_back([chunk async for chunk in held], begun.tokens))
-            async for chunk in held:
-                yield self._refused_chunk(chunk.verdict, request, chunk.last) if isinstance(chunk, Stopped) else chunk
-        finally:
-            await answer.stop()
+        with hushed_context():
+            try:
+                if begun.tokens:
+                    held = _each(_put_back([chunk async for chunk in held], begun.tokens))
+                async for chunk in held:
+                    yield self._passing(chunk, request)
+            finally:
+                await answer.stop()
+
+    def _passing(self, chunk: Any, request: Any) -> Any:
+        """A chunk that was held back, or the refusal where the stream was stopped."""
+        return self._refused_chunk(chunk.verdict, request, chunk.last) if isinstance(chunk, Stopped) else chunk
 
     def _after_input(self, requests: Sequence[Any], judged: Sequence[Passed | LecGuardError]) -> list[Any]:
         """For each request an `_Open`, a refusal or an error."""

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+import inspect
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler, BaseCallbackManager, CallbackManager
+from langchain_core.callbacks import (
+    AsyncCallbackHandler,
+    AsyncCallbackManager,
+    BaseCallbackHandler,
+    BaseCallbackManager,
+    CallbackManager,
+)
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables.config import ensure_config, var_child_runnable_config
 from langchain_core.tracers._streaming import _StreamingCallbackHandler
 
 _Manager = TypeVar("_Manager", CallbackManager, AsyncCallbackManager)
@@ -32,8 +39,8 @@ class Shown:
 class Hushed:
     """The config of a run whose values are judged later, without the handlers that would stream them to a caller.
 
-    These are those of `astream_events`, `astream_log` and LangGraph's streams. All others, tracers and an
-    application's own, stay.
+    These are those of `astream_events`, `astream_log` and LangGraph's streams; they hear of custom events only, which
+    are what somebody means to tell. All others, tracers and an application's own, stay.
 
     Attributes:
         config: The config for the run; the same object where there are none of them.
@@ -69,13 +76,13 @@ class Hushed:
         if not taken:
             return cls(config, (), given)
         # By identity: handlers may be equal, or have no hash.
-        gone = {id(one): one for one in taken}
-        left: list[BaseCallbackHandler] | BaseCallbackManager = [one for one in there if id(one) not in gone]
+        instead = {id(one): _Relay(one) for one in taken}
+        left: list[BaseCallbackHandler] | BaseCallbackManager = [instead.get(id(one), one) for one in there]
         if isinstance(callbacks, BaseCallbackManager):
             left = callbacks.copy()
-            left.handlers = [one for one in left.handlers if id(one) not in gone]
-            left.inheritable_handlers = [one for one in left.inheritable_handlers if id(one) not in gone]
-        return cls({**given, "callbacks": left}, tuple(gone.values()), given)
+            left.handlers = [instead.get(id(one), one) for one in left.handlers]
+            left.inheritable_handlers = [instead.get(id(one), one) for one in left.inheritable_handlers]
+        return cls({**given, "callbacks": left}, tuple({id(one): one for one in taken}.values()), given)
 
     @contextmanager
     def tool(self, name: str, args: Any, call_id: str | None) -> Iterator[Shown]:
@@ -184,23 +191,56 @@ class Hushed:
 
 
 @contextmanager
-def hushed_run(config: RunnableConfig, hushed: Hushed) -> Iterator[None]:
-    """Let runs that a config is already given to not be heard of, as long as it lasts.
+def hushed_context(*, keeps_messages: bool = False, is_wanted: bool = True) -> Iterator[None]:
+    """Let the run that is under way stream nothing of what is run in it without a config, or by LangGraph with one.
+
+    LangGraph adds the handlers of the run that is under way to those that it is given.
 
     Args:
-        config: A config that belongs to one call alone.
-        hushed: What was made of it.
+        keeps_messages: As for `Hushed.of`.
+        is_wanted: Likewise.
     """
-    if not hushed.taken:
-        yield
-        return
-    whole = cast("dict[str, Any]", config)
-    before = whole["callbacks"]
-    whole["callbacks"] = cast("Mapping[str, Any]", hushed.config)["callbacks"]
+    token = var_child_runnable_config.set(
+        Hushed.of(var_child_runnable_config.get(), keeps_messages=keeps_messages, is_wanted=is_wanted).config
+    )
     try:
         yield
     finally:
-        whole["callbacks"] = before
+        # A stream may be closed in another context than the one it was begun in, which is gone with this.
+        with suppress(ValueError):
+            var_child_runnable_config.reset(token)
+
+
+@contextmanager
+def hushed_call(config: RunnableConfig, hushed: Hushed) -> Iterator[None]:
+    """Let a call whose config is fixed stream nothing, as long as it lasts.
+
+    Args:
+        config: The config, which belongs to that call alone.
+        hushed: What was made of it.
+    """
+    with hushed_context(keeps_messages=True, is_wanted=bool(hushed.taken)):
+        if not hushed.taken or hushed.config is None:
+            yield
+            return
+        before = config.get("callbacks")
+        config["callbacks"] = hushed.config.get("callbacks")
+        try:
+            yield
+        finally:
+            config["callbacks"] = before
+
+
+class _Relay(AsyncCallbackHandler):
+    """Tells a handler of custom events, and of nothing else."""
+
+    def __init__(self, handler: BaseCallbackHandler) -> None:
+        self._handler = handler
+
+    async def on_custom_event(self, name: str, data: Any, **kwargs: Any) -> None:
+        told = self._handler.on_custom_event(name, data, **kwargs)
+        if inspect.isawaitable(told):
+            await told
 
 
 def _streams(handler: BaseCallbackHandler, keeps_messages: bool) -> bool:

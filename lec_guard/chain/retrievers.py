@@ -20,7 +20,7 @@ from pydantic import PrivateAttr
 
 from lec_guard.chain.base import BatchRunnable, given
 from lec_guard.chain.knowing import KnowingGuard, own_run
-from lec_guard.chain.quiet import Hushed
+from lec_guard.chain.quiet import Hushed, hushed_context
 from lec_guard.chain.runnable import GuardRunnable, Passed
 from lec_guard.errors import LecGuardError, UnsupportedValueError
 
@@ -164,8 +164,9 @@ class GuardedRetriever(BaseRetriever):
         """
         hushed = Hushed.of(config, keeps_messages=True)
         with hushed.retriever(self._retriever.get_name(), input) as shown:
-            found = self._retriever.invoke(input, hushed.config, **kwargs)
-            passed: list[Document] = self._for(input).invoke(found, own_run(config))
+            with hushed_context(keeps_messages=True):
+                found = self._retriever.invoke(input, hushed.config, **kwargs)
+            passed: list[Document] = self._for(input).invoke(found, own_run(hushed.config))
             shown.output = passed
         return passed
 
@@ -173,8 +174,9 @@ class GuardedRetriever(BaseRetriever):
         """`invoke`, without blocking the event loop."""
         hushed = Hushed.of(config, keeps_messages=True)
         async with hushed.aretriever(self._retriever.get_name(), input) as shown:
-            found = await self._retriever.ainvoke(input, hushed.config, **kwargs)
-            passed: list[Document] = await self._for(input).ainvoke(found, own_run(config))
+            with hushed_context(keeps_messages=True):
+                found = await self._retriever.ainvoke(input, hushed.config, **kwargs)
+            passed: list[Document] = await self._for(input).ainvoke(found, own_run(hushed.config))
             shown.output = passed
         return passed
 

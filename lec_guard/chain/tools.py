@@ -17,7 +17,7 @@ from pydantic import PrivateAttr
 
 from lec_guard.chain.definitions import Definition, Definitions
 from lec_guard.chain.knowing import KnowingGuard, Refused, own_run, settled
-from lec_guard.chain.quiet import Hushed, Shown
+from lec_guard.chain.quiet import Hushed, Shown, hushed_context
 from lec_guard.chain.results import Parts, passes, said_by
 from lec_guard.chain.runnable import GuardRunnable
 from lec_guard.errors import UnsupportedValueError
@@ -380,7 +380,7 @@ def _messages_of(value: Any) -> list[BaseMessage]:
 def _drive(
     tool: _Delegate, given: _Given, config: RunnableConfig | None, hushed: Hushed, call: Callable[[Any], Any]
 ) -> Any:
-    own, flow = own_run(config), tool._flow(given, config)
+    own, flow = own_run(hushed.config), tool._flow(given, config)
     send, shown = flow.send, Shown()
     sent: Any = None
     with ExitStack() as stack:
@@ -396,7 +396,8 @@ def _drive(
                 continue
             shown = stack.enter_context(hushed.tool(tool.name, wanted.args, given.call_id))
             try:
-                sent = call(wanted.value)
+                with hushed_context(keeps_messages=True):
+                    sent = call(wanted.value)
             except Exception as error:  # noqa: BLE001 - the flow decides what becomes of it
                 sent, send = error, flow.throw
 
@@ -404,7 +405,7 @@ def _drive(
 async def _adrive(
     tool: _Delegate, given: _Given, config: RunnableConfig | None, hushed: Hushed, call: Callable[[Any], Any]
 ) -> Any:
-    own, flow = own_run(config), tool._flow(given, config)
+    own, flow = own_run(hushed.config), tool._flow(given, config)
     send, shown = flow.send, Shown()
     sent: Any = None
     async with AsyncExitStack() as stack:
@@ -420,7 +421,8 @@ async def _adrive(
                 continue
             shown = await stack.enter_async_context(hushed.atool(tool.name, wanted.args, given.call_id))
             try:
-                sent = await call(wanted.value)
+                with hushed_context(keeps_messages=True):
+                    sent = await call(wanted.value)
             except Exception as error:  # noqa: BLE001 - the flow decides what becomes of it
                 sent, send = error, flow.throw
 
