@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_type_hints
@@ -298,39 +297,63 @@ class Turn:
         return settled
 
     def _join(self, settled: Sequence[_Settled]) -> Generator[Asking, Any, None]:
-        """Judge what is new of users and tools once more, joined with what the same ones said just before it."""
-        joins = self._joins(settled)
-        if not joins:
-            return
-        found: list[Outcome | None] = yield Join([join for _, join in joins])
-        for (one, _), outcome in zip(joins, found, strict=True):
-            if outcome is not None and outcome.ticket is not None:
-                raise EscalationPending(outcome.verdict, outcome.ticket)
-            if outcome is not None and outcome.text is None:
+        """Judge what is new of users and tools once more, joined with what the same ones said just before it.
+
+        Of several that are new each is, as if they had come one after the other. What is blocked takes part no more,
+        and what is joined without it is judged then.
+        """
+        found: dict[Step, Outcome | None] = {}
+        while joins := self._joins(settled):
+            new = list({join.step: join for _, join in joins if join.step not in found}.values())
+            if new:
+                found |= zip([join.step for join in new], (yield Join(new)), strict=True)
+            told = [(one, join, outcome) for one, join in joins if (outcome := found[join.step]) is not None]
+            for _, _, outcome in told:
+                if outcome.ticket is not None:
+                    raise EscalationPending(outcome.verdict, outcome.ticket)
+            stopped = [(one, join, outcome) for one, join, outcome in told if outcome.text is None]
+            if not stopped:
+                return
+            # The first of each origin: those behind it may have been stopped for what it said.
+            origins: dict[tuple[str, ToolRef | None], tuple[_Settled, Outcome]] = {}
+            for one, join, outcome in stopped:
+                origins.setdefault((join.step.stage, join.step.tool), (one, outcome))
+            for one, outcome in origins.values():
                 one.block(replace(outcome.verdict, action="block"))
 
     def _joins(self, settled: Sequence[_Settled]) -> list[tuple[_Settled, Joined]]:
         mine = {one.item.at: one for one in settled if one.item.message is not None}
-        origins: dict[tuple[type, str | None], deque[int]] = {}
+        origins: dict[tuple[type, str | None], list[int]] = {}
         for at, message in enumerate(self.messages):
             if not isinstance(message, AIMessage | SystemMessage):
-                # Twice as many, for some say what others say.
-                origins.setdefault((type(message), message.name), deque(maxlen=2 * PARTS)).append(at)
-        recent = {at for own in origins.values() if not mine.keys().isdisjoint(own) for at in own}
+                origins.setdefault((type(message), message.name), []).append(at)
+        # Twice as many, for some say what others say.
+        recent = {
+            at
+            for own in origins.values()
+            for number, newest in enumerate(own)
+            if newest in mine
+            for at in own[max(number + 1 - 2 * PARTS, 0) : number + 1]
+        }
         if not recent:
             return []
-        steps: list[Step] = []
-        owners: dict[int, _Settled] = {}
         wanted = {id(self.messages[at]) for at in recent}
+        steps: dict[tuple[str, ToolRef | None], list[Step]] = {}
+        joins: list[tuple[_Settled, Joined]] = []
         for at, seen in self._seen(self.messages, lambda message: id(message) in wanted):
             one = mine.get(at)
             if at not in recent or (one is not None and one.blocked is not None):
                 continue
+            own: dict[tuple[str, ToolRef | None], list[Step]] = {}
             for step in seen.text.steps if one is None else one.said():
+                own.setdefault((step.stage, step.tool), []).append(step)
+            for origin, said in own.items():
+                before = steps.setdefault(origin, [])
+                before += said
+                del before[: -4 * PARTS]
                 if one is not None:
-                    owners[len(steps)] = one
-                steps.append(step)
-        return [(owners[join.place], join) for join in joined(steps, owners)]
+                    joins += [(one, join) for join in joined(before, {len(before) - 1})]
+        return joins
 
     def _traced(self, items: Sequence[Item]) -> list[list[Step]]:
         """The steps of items, with what in them came from third parties: messages that were judged before count."""
