@@ -26,6 +26,10 @@ middleware that summarises), and all get the same attack, which the guard's poli
 how well it detects. Each path is first run with a harmless text; where that does not arrive, nothing can be told
 (`unreached`). System messages are the operator's own: that nobody judges them is meant so.
 
+What leaks by `astream_events` in `pipe` is LangChain's own telling of the model, which no step behind it can hold back:
+use `guard.protect(model)`. `protected_agent` guards what goes into an agent and what comes out; for its tools use
+`GuardMiddleware`.
+
 Of PIIMiddleware it has to be said that it was made for personal data; it stands here because it is what LangChain ships
 for texts that must not pass.
 """

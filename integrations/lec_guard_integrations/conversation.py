@@ -51,7 +51,8 @@ class OnBlock:
 
     `end`: the policy's message stands in its place and is the agent's answer; the thread is of use for the next turn.
     `recover`: the policy's message stands in its place as a tool's error, and the agent goes on. `raise`:
-    `GuardBlocked` goes to the caller; what was blocked stays where it is, and a thread that keeps it raises again.
+    `GuardBlocked` goes to the caller; what was blocked stays where it is (where it was judged in a tool's call, the
+    policy's message does), and a thread that keeps it raises again.
 
     Attributes:
         input: Of a user's message.
@@ -544,7 +545,9 @@ class Turn:
     def _left_over(self, settled: Sequence[_Settled]) -> dict[str, Any]:
         """Blocks that the agent has yet to end for, and those that it has."""
         if self.place != "tools":
-            return {one.item.seen.message.id or "": None for one in settled if one.item.blocked is not None}
+            there = {message.id for message in self.state["messages"]}
+            gone = [key for key in (self.state.get(BLOCKED) or {}) if key not in there]
+            return dict.fromkeys([*gone, *(one.item.seen.message.id or "" for one in settled if one.item.blocked)])
         if self.ways.on_block.tool_output == "recover":
             return {}
         return {one.item.seen.message.id or "": one.blocked.to_dict() for one in settled if one.blocked is not None}

@@ -98,8 +98,8 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
 
     Before each call of the model, what nobody has judged yet is: messages of users as input, results of tools as tool
     output, a history that a caller brings along as what it is. After it, the answer is judged as output, and each tool
-    call as tool input, before any tool runs; in the end, what came since. What is rewritten is replaced under its own
-    id.
+    call as tool input, before any tool runs, and right after a tool ran its result; in the end, what came since. What
+    is rewritten is replaced under its own id.
 
     | what is blocked | what happens, unless `on_block` says otherwise |
     |---|---|
@@ -111,7 +111,8 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
     Where a policy asks somebody, `kind: interrupt` stops the graph before the model or the tools run, so that neither
     runs twice; see `InterruptEscalator`. A review queue raises `EscalationPending` out of the agent: nothing ran, and
     `agent.invoke(None, config)` goes on there (without a checkpointer, the same call again) once there is a decision.
-    Where nobody can be asked about an answer, it is judged inside the model's node, and no stream shows another.
+    Where nobody can be asked about an answer or a result, it is judged inside the node that gives it, and no stream
+    shows another.
 
     Where a text is quarantined, the system prompt says what that means. Where personal data gave way to tokens, the
     model is sent tokens only, tools get the real values, and so does the final answer. The state of the thread holds
@@ -134,8 +135,9 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         media: What follows where a message holds images, files or other parts that are no text, or a tool keeps
             something beside its result that can't be read: `flag` lets it pass with an event of the rule
             `unread:media`, `block` does not. The texts in it are judged either way.
-        hide_stream: Whether tokens of models are kept out of `stream_mode="messages"`, which then shows each answer as
-            a whole, after it was judged.
+        hide_stream: Whether what is judged later is kept out of streams: tokens of models out of
+            `stream_mode="messages"`, which then shows each answer as a whole, after it was judged, and runs of models
+            and tools out of `stream_mode="tools"`, `astream_events` and `astream_log`, which then show what passes.
 
     Raises:
         PolicyError: If the tenant is unknown.
@@ -201,7 +203,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
             system_prompt: The agent's system prompt, as context of what users say.
             on_block: What follows where something is blocked, stage by stage.
             media: What follows where a message holds more than text.
-            hide_stream: Whether tokens of models are kept out of `stream_mode="messages"`.
+            hide_stream: Whether what is judged later is kept out of streams.
 
         Returns:
             The middleware; its `guard` is to be closed by whoever made it.

@@ -31,7 +31,8 @@ class ProtectedRunnable(BatchRunnable):
     before a block stays, and the refusal is the last chunk. A batch is one call of the detector for all requests, and
     one for all answers. Keyword arguments go to the chain. On a block the answer is a refusal, or `GuardBlocked` where
     the chain's answers are of a type that a message can't be put into and no refusal was given; other errors are those
-    of `GuardRunnable` and of the chain.
+    of `GuardRunnable` and of the chain. `astream_events` and LangGraph's streams are shown what passes, and nothing of
+    the runs inside the chain but custom events.
 
     Attributes:
         guard: What judges.

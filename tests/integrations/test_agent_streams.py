@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain.tools import ToolRuntime
 from langchain_core._api import LangChainBetaWarning, LangChainDeprecationWarning
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.tools import tool
@@ -165,6 +166,21 @@ def test_events_tell_of_tools_what_passes(tmp_path: Path):
     assert {"what": "news"} in [one["data"]["input"] for one in started]
     assert [one["event"] for one in shown].count("on_custom_event") == len(tooled_verdicts(shown)) > 0
     assert "attack" in str(events(tooled(tmp_path / "all", True, hide_stream=False)))
+
+
+@BOTH
+def test_what_a_tool_gives_out_while_it_runs_is_not_shown(tmp_path: Path, is_async: bool):
+    @tool
+    def slow(runtime: ToolRuntime) -> str:
+        """Take a while."""
+        runtime.emit_output_delta("attack")
+        return "Done."
+
+    script = {"please": calling(("slow", {}))}
+    for hides in (True, False):
+        folder = tmp_path / str(hides)
+        world = World(folder, script, is_async=is_async, tools=[slow], files={"default.yaml": QUIET}, hide_stream=hides)
+        assert ("attack" in str(chunks(world, "tools"))) is not hides
 
 
 def tooled_verdicts(shown: list[Any]) -> list[Any]:
