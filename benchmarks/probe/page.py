@@ -27,6 +27,10 @@ how well it detects. Each path is first run with a harmless text; where that doe
 (`unreached`). Our targets take system messages for a caller's (`system_messages="judged"`); a guard that is not told so
 takes them for the operator's own, and does not judge them.
 
+What leaks by `astream_events` in `pipe` is LangChain's own telling of the model, which no step behind it can hold back:
+use `guard.protect(model)`. `protected_agent` guards what goes into an agent and what comes out; for its tools use
+`GuardMiddleware`.
+
 Of PIIMiddleware it has to be said that it was made for personal data; it stands here because it is what LangChain ships
 for texts that must not pass.
 """

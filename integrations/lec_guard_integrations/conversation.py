@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_type_hints
 from uuid import uuid4
@@ -19,6 +18,7 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
+from pydantic import TypeAdapter
 
 from lec_guard.acting import Fingerprint
 from lec_guard.chain.lens import Reading, UneditableError, read
@@ -28,20 +28,22 @@ from lec_guard.errors import EscalationPending, GuardBlocked, UnsupportedValueEr
 from lec_guard.joining import PARTS, Joined, joined
 from lec_guard.step import Origin, Outcome, Stage, Step, ToolRef, Verdict
 from lec_guard.taint import TRACED, trace
+from lec_guard_integrations.channels import BLOCKED, JUDGED, NOTES, TOKENS, TOOLS
 from lec_guard_integrations.readable import Readable, readable_artifact, readable_message
-
-JUDGED, NOTES, TOKENS, TOOLS = "lec_guard_judged", "lec_guard_notes", "lec_guard_tokens", "lec_guard_tools"
-"""Channels of an agent's state that are nobody else's: keyed hashes of messages that were judged, what the system
-prompt has to say, what tokens in messages stand for, and how the model was told what tools do."""
 
 UNREAD, MEDIA = "unread", "unread:media"
 """What verdicts name as their rule where a message can't be read, and where it holds more than text."""
 
+_ALONE = "lec_guard: judged alone"
+"""What tells hashes of messages that have yet to be judged joined with others from those of messages that were."""
+
 _SHORT = 4
 """Values with fewer characters are taken for themselves only where they stand alone: `Al` is no part of `Also`."""
 
-Place = Literal["before", "answer", "end"]
-"""Where in its loop an agent is: before a call of the model, right after it, or at the end."""
+_VERDICT = TypeAdapter(Verdict)
+
+Place = Literal["before", "answer", "tools", "end"]
+"""Where in its loop an agent is: before a call of the model, right after it, in a call of a tool, or at the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,8 @@ class OnBlock:
 
     `end`: the policy's message stands in its place and is the agent's answer; the thread is of use for the next turn.
     `recover`: the policy's message stands in its place as a tool's error, and the agent goes on. `raise`:
-    `GuardBlocked` goes to the caller; what was blocked stays where it is, and a thread that keeps it raises again.
+    `GuardBlocked` goes to the caller; what was blocked stays where it is (where it was judged in a tool's call, the
+    policy's message does), and a thread that keeps it raises again.
 
     Attributes:
         input: Of a user's message.
@@ -214,21 +217,38 @@ class Turn:
     traces: bool = False
 
     def items(self) -> list[Item]:
-        """What nobody has judged yet; where the model has just answered, only what models say."""
+        """What nobody has judged yet: of models only where one has just answered, in a tool's call what it gave."""
         judged: Mapping[str, str] = self.state.get(JUDGED) or {}
+        blocked: Mapping[str, Any] = self.state.get(BLOCKED) or {}
         answer = max((at for at, one in enumerate(self.messages) if isinstance(one, AIMessage)), default=-1)
+        given = {id(one) for one in self.messages[len(self.state["messages"]) :]} if self.place == "tools" else set()
         items: list[Item] = []
-        for at, seen in self._seen(self.messages, lambda one: self.place != "answer" or isinstance(one, AIMessage)):
+        for at, seen in self._seen(self.messages, lambda one: self._is_for_here(one, given)):
             message, is_answer = seen.message, self.place == "answer" and at == answer
-            mark = seen.mark(self.fingerprint)
-            if mark is not None and judged.get(message.id or "") == mark:
+            mark, known = seen.mark(self.fingerprint), judged.get(message.id or "")
+            verdict = blocked.get(message.id or "")
+            if verdict is None and mark is not None and known == mark:
                 continue
-            items.append(Item(at=at, message=message, seen=seen, part=seen.text, is_answer=is_answer))
+            item = Item(at=at, message=message, seen=seen, part=seen.text, is_answer=is_answer)
+            if verdict is not None:
+                item = replace(item, blocked=_VERDICT.validate_python(verdict))
+            elif known is not None and known == seen.mark(self.fingerprint, is_alone=True):
+                item = replace(item, is_alone=True)
+            items.append(item)
             if is_answer and self.structured is not None:
                 reading = read(self.structured, "output", seen.request)
                 part = Part(Readable(self.structured, _itself), reading, reading.steps)
                 items.append(Item(at=at, message=None, seen=seen, part=part, is_answer=is_answer))
         return items
+
+    def _is_for_here(self, message: BaseMessage, given: set[int]) -> bool:
+        match self.place:
+            case "answer":
+                return isinstance(message, AIMessage)
+            case "tools":
+                return id(message) in given
+            case _:
+                return True
 
     def flow(self, items: Sequence[Item] | None = None) -> TurnFlow:
         """Have judged what nobody has judged yet, and act on it.
@@ -249,10 +269,13 @@ class Turn:
         items = self.items() if items is None else items
         if not items:
             return None
-        settled = yield from self._judged(items)
-        yield from self._join(settled)
+        settled = [_Settled(item=one, outcomes=[], blocked=one.blocked) for one in items if one.is_settled]
+        settled += yield from self._judged([one for one in items if not one.is_settled])
+        settled.sort(key=lambda one: one.item.at)
+        if self.place != "tools":  # Calls of tools that run beside one another do not see each other's results.
+            yield from self._join(settled)
         # Beside a result, after what was rewritten in it is so in copies of it, too.
-        beside = [inner for one in settled for inner in one.beside()]
+        beside = [inner for one in settled if not one.item.is_settled for inner in one.beside()]
         for one, own in zip(beside, (yield from self._judged([item for _, item in beside])), strict=True):
             one[0].take(own)
         return self._finished(settled)
@@ -288,40 +311,65 @@ class Turn:
         return settled
 
     def _join(self, settled: Sequence[_Settled]) -> Generator[Asking, Any, None]:
-        """Judge what is new of users and tools once more, joined with what the same ones said just before it."""
-        joins = self._joins(settled)
-        if not joins:
-            return
-        found: list[Outcome | None] = yield Join([join for _, join in joins])
-        for (one, _), outcome in zip(joins, found, strict=True):
-            if outcome is not None and outcome.ticket is not None:
-                raise EscalationPending(outcome.verdict, outcome.ticket)
-            if outcome is not None and outcome.text is None:
+        """Judge what is new of users and tools once more, joined with what the same ones said just before it.
+
+        Of several that are new each is, as if they had come one after the other. What is blocked takes part no more,
+        and what is joined without it is judged then.
+        """
+        found: dict[Step, Outcome | None] = {}
+        while joins := self._joins(settled):
+            new = list({join.step: join for _, join in joins if join.step not in found}.values())
+            if new:
+                found |= zip([join.step for join in new], (yield Join(new)), strict=True)
+            told = [(one, join, outcome) for one, join in joins if (outcome := found[join.step]) is not None]
+            for _, _, outcome in told:
+                if outcome.ticket is not None:
+                    raise EscalationPending(outcome.verdict, outcome.ticket)
+            stopped = [(one, join, outcome) for one, join, outcome in told if outcome.text is None]
+            if not stopped:
+                return
+            # The first of each origin: those behind it may have been stopped for what it said.
+            origins: dict[tuple[str, ToolRef | None], tuple[_Settled, Outcome]] = {}
+            for one, join, outcome in stopped:
+                origins.setdefault((join.step.stage, join.step.tool), (one, outcome))
+            for one, outcome in origins.values():
                 one.block(replace(outcome.verdict, action="block"))
 
     def _joins(self, settled: Sequence[_Settled]) -> list[tuple[_Settled, Joined]]:
         mine = {one.item.at: one for one in settled if one.item.message is not None}
-        origins: dict[str | None, deque[int]] = {}
+        origins: dict[str | None, list[int]] = {}
         for at, message in enumerate(self.messages):
             if not isinstance(message, AIMessage) and not self.ways.trusts(message):
-                # Users are one, by whatever name and role. Twice as many, for some say what others say.
+                # Users are one, by whatever name and role.
                 tool = (message.name or "") if isinstance(message, ToolMessage | FunctionMessage) else None
-                origins.setdefault(tool, deque(maxlen=2 * PARTS)).append(at)
-        recent = {at for own in origins.values() if not mine.keys().isdisjoint(own) for at in own}
+                origins.setdefault(tool, []).append(at)
+        # Twice as many, for some say what others say.
+        recent = {
+            at
+            for own in origins.values()
+            for number, newest in enumerate(own)
+            if newest in mine
+            for at in own[max(number + 1 - 2 * PARTS, 0) : number + 1]
+        }
         if not recent:
             return []
-        steps: list[Step] = []
-        owners: dict[int, _Settled] = {}
         wanted = {id(self.messages[at]) for at in recent}
+        steps: dict[tuple[str, ToolRef | None], list[Step]] = {}
+        joins: list[tuple[_Settled, Joined]] = []
         for at, seen in self._seen(self.messages, lambda message: id(message) in wanted):
             one = mine.get(at)
             if at not in recent or (one is not None and one.blocked is not None):
                 continue
+            own: dict[tuple[str, ToolRef | None], list[Step]] = {}
             for step in seen.text.steps if one is None else one.said():
+                own.setdefault((step.stage, step.tool), []).append(step)
+            for origin, said in own.items():
+                before = steps.setdefault(origin, [])
+                before += said
+                del before[: -4 * PARTS]
                 if one is not None:
-                    owners[len(steps)] = one
-                steps.append(step)
-        return [(owners[join.place], join) for join in joined(steps, owners)]
+                    joins += [(one, join) for join in joined(before, {len(before) - 1})]
+        return joins
 
     def _traced(self, items: Sequence[Item]) -> list[list[Step]]:
         """The steps of items, with what in them came from third parties: messages that were judged before count."""
@@ -432,6 +480,8 @@ class Turn:
         structured, has_structure = self.structured, False
         for one in settled:
             if one.blocked is not None and not one.is_call and getattr(self.ways.on_block, one.item.stage) == "raise":
+                if self.place == "tools":
+                    continue  # The tool would run again: it is raised before the model's next call.
                 raise self._raised(one.blocked)
         refusal = next((one.blocked for one in settled if one.item.is_answer and one.blocked is not None), None)
         for one in settled:
@@ -448,7 +498,8 @@ class Turn:
             if one.item.is_answer and refusal is not None:
                 final[at] = placeholder(message, self._said(refusal))
             elif one.blocked is not None:
-                final[at] = placeholder(message, self._said(one.blocked), is_history=not one.item.is_answer)
+                stands = placeholder(message, self._said(one.blocked), is_history=not one.item.is_answer)
+                final[at] = message if one.item.blocked is not None and stands == message else stands
             else:
                 final[at] = one.passing()
             if one.item.is_answer and refusal is None:
@@ -471,7 +522,12 @@ class Turn:
         return Turned(
             messages=messages,
             changed=[*(one for at, one in final.items() if one is not before.get(at)), *removed],
-            private=self._private(settled, messages, {id(one) for at, one in final.items() if at in known}),
+            private=self._private(
+                settled,
+                messages,
+                {id(one) for at, one in final.items() if at in known},
+                {id(final[one.item.at]) for one in settled if self.place == "tools" and one.blocked is None},
+            ),
             structured=structured,
             is_ended=stopped is not None or refusal is not None,
             has_structure=has_structure,
@@ -484,36 +540,55 @@ class Turn:
         ends = ["input", *(["tool_output"] if self.ways.on_block.tool_output == "end" else [])]
         return next((one.blocked for one in settled if one.blocked is not None and one.item.stage in ends), None)
 
-    def _private(self, settled: Sequence[_Settled], messages: Sequence[BaseMessage], known: set[int]) -> dict[str, Any]:
+    def _private(
+        self, settled: Sequence[_Settled], messages: Sequence[BaseMessage], known: set[int], alone: set[int]
+    ) -> dict[str, Any]:
         outcomes = [outcome for one in settled if one.blocked is None for outcome in one.outcomes]
-        notes = [*(self.state.get(NOTES) or ()), *(note for outcome in outcomes for note in outcome.notes)]
-        tokens = dict(self.state.get(TOKENS) or {})
+        notes = list(dict.fromkeys(note for outcome in outcomes for note in outcome.notes))
+        tokens: dict[str, str] = {}
         for outcome in outcomes:
             tokens |= outcome.tokens
-        private: dict[str, Any] = {JUDGED: self.judged(messages, known)}
+        private: dict[str, Any] = {JUDGED: self.judged(messages, known, alone)}
         if notes:
-            private[NOTES] = list(dict.fromkeys(notes))
+            private[NOTES] = notes
         if tokens:
             private[TOKENS] = tokens
+        if blocked := self._left_over(settled):
+            private[BLOCKED] = blocked
         return private
 
-    def judged(self, messages: Sequence[BaseMessage], known: set[int]) -> dict[str, str]:
-        """Hashes of all messages that were judged, and of no others that there were once.
+    def _left_over(self, settled: Sequence[_Settled]) -> dict[str, Any]:
+        """Blocks that the agent has yet to end for, and those that it has."""
+        if self.place != "tools":
+            there = {message.id for message in self.state["messages"]}
+            gone = [key for key in (self.state.get(BLOCKED) or {}) if key not in there]
+            return dict.fromkeys([*gone, *(one.item.seen.message.id or "" for one in settled if one.item.blocked)])
+        if self.ways.on_block.tool_output == "recover":
+            return {}
+        return {one.item.seen.message.id or "": one.blocked.to_dict() for one in settled if one.blocked is not None}
+
+    def judged(
+        self, messages: Sequence[BaseMessage], known: set[int], alone: Collection[int] = ()
+    ) -> dict[str, str | None]:
+        """Hashes of messages that were judged just now; None for messages that there were once.
 
         Args:
             messages: The messages as they pass.
             known: The identities (`id`) of those among them that were judged just now.
+            alone: Those of messages that have yet to be judged joined with others.
 
         Returns:
             By a message's id its hash.
         """
         there = {message.id for message in (*self.state["messages"], *messages)}
-        before = {key: value for key, value in (self.state.get(JUDGED) or {}).items() if key in there}
+        before: Mapping[str, str] = self.state.get(JUDGED) or {}
+        # What other calls of tools write at the same time is none that there was once.
+        gone = {} if self.place == "tools" else dict.fromkeys(key for key in before if key not in there)
         marks = {
-            seen.message.id: seen.mark(self.fingerprint)
+            seen.message.id: seen.mark(self.fingerprint, is_alone=id(seen.message) in alone)
             for _, seen in self._seen(messages, lambda one: id(one) in known)
         }
-        return before | {key: mark for key, mark in marks.items() if key and mark}
+        return gone | {key: mark for key, mark in marks.items() if key and mark}
 
     def _retold(self, old: str, new: str) -> dict[int, BaseMessage]:
         """The messages in which LangChain tells of a structured response, with what became of it."""
@@ -631,11 +706,12 @@ class Seen:
         context = step.context if step.stage == "tool_input" else self.request
         return replace(step, tool=ToolRef(name=name, description=self.descriptions.get(name)), context=context)
 
-    def mark(self, fingerprint: Fingerprint) -> str | None:
+    def mark(self, fingerprint: Fingerprint, *, is_alone: bool = False) -> str | None:
         """By what the message is known; None where nobody can read it.
 
         Args:
             fingerprint: Makes keyed hashes of steps.
+            is_alone: Whether it has yet to be judged joined with others; then it is known by another.
 
         Returns:
             The hash.
@@ -646,7 +722,8 @@ class Seen:
         left_out = [
             Step(stage="tool_output", text=part.readable.unread) for part in parts if part.readable.unread is not None
         ]
-        return fingerprint([*(step for part in parts for step in part.steps), *left_out])
+        alone = [Step(stage="tool_output", text=_ALONE)] if is_alone else []
+        return fingerprint([*alone, *(step for part in parts for step in part.steps), *left_out])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -659,6 +736,8 @@ class Item:
         seen: The message as it is read.
         part: What of it is judged.
         is_answer: Whether it is what the model has just answered.
+        is_alone: Whether it was judged in the call of the tool that gave it, and not yet joined with others.
+        blocked: Why it may not pass, where that was found there and has yet to end the agent.
     """
 
     at: int
@@ -666,6 +745,13 @@ class Item:
     seen: Seen
     part: Part
     is_answer: bool
+    is_alone: bool = False
+    blocked: Verdict | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing of it is to be judged by itself any more."""
+        return self.is_alone or self.blocked is not None
 
     @property
     def value(self) -> Any:
@@ -678,6 +764,11 @@ class Item:
         if self.message is None or isinstance(self.message, AIMessage):
             return "output"
         return "tool_output" if isinstance(self.message, ToolMessage | FunctionMessage) else "input"
+
+    def steps(self) -> list[Step]:
+        """All that is judged of it, and of what a tool keeps beside it."""
+        beside = self.seen.beside() if isinstance(self.message, ToolMessage) else None
+        return [*self.part.steps, *(beside.steps if beside is not None else ())]
 
     def calls(self) -> list[tuple[str | None, Step]]:
         """Calls of a new answer that have yet to run: their ids and steps."""

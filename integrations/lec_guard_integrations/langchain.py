@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, cast
 from uuid import uuid4
 
 from langchain_core.messages import AIMessage, BaseMessage, SystemMessage, ToolMessage
@@ -20,6 +20,7 @@ from lec_guard.chain.callbacks import adispatch, dispatch
 from lec_guard.chain.lens import read
 from lec_guard.chain.messages import SystemMessages
 from lec_guard.chain.notes import with_notes
+from lec_guard.chain.quiet import Hushed, hushed_call
 from lec_guard.chain.runnable import GuardRunnable, TenantResolver
 from lec_guard.detect.detector import Detector
 from lec_guard.errors import UnsupportedValueError
@@ -27,11 +28,17 @@ from lec_guard.guard import Guard
 from lec_guard.guard import Tell as Into
 from lec_guard.observe.events import Event, EventSink
 from lec_guard.observe.sinks import OnSinkError
-from lec_guard_integrations.conversation import (
+from lec_guard_integrations.channels import (
     JUDGED,
     NOTES,
     TOKENS,
     TOOLS,
+    joined_updates,
+    merge_entries,
+    merge_notes,
+    merged,
+)
+from lec_guard_integrations.conversation import (
     Apply,
     Asking,
     Check,
@@ -55,6 +62,8 @@ try:
     from langgraph.prebuilt.tool_node import ToolCallRequest
     from langgraph.runtime import Runtime
     from langgraph.types import Command
+
+    from lec_guard_integrations.tool_results import ToolResults
 except ModuleNotFoundError as missing:
     raise UnsupportedValueError(
         f"GuardMiddleware needs {missing.name}; run: pip install 'lec-guard[langchain]'"
@@ -74,11 +83,14 @@ class GuardState(AgentState[Any]):
         lec_guard_notes: What the system prompt has to say for texts in the messages.
         lec_guard_tokens: What tokens in the messages stand for.
         lec_guard_tools: By a tool's name, how the model was told what it does: context of what it is given and gives.
+        lec_guard_blocked: By the id of a tool's result, why it is blocked, where the agent has yet to end for it.
     """
 
-    lec_guard_judged: NotRequired[Annotated[dict[str, str], PrivateStateAttr]]
-    lec_guard_notes: NotRequired[Annotated[list[str], PrivateStateAttr]]
-    lec_guard_tokens: NotRequired[Annotated[dict[str, str], PrivateStateAttr]]
+    # Tools that are called at once write at once.
+    lec_guard_judged: NotRequired[Annotated[dict[str, Any], PrivateStateAttr, merge_entries]]
+    lec_guard_notes: NotRequired[Annotated[list[str], PrivateStateAttr, merge_notes]]
+    lec_guard_tokens: NotRequired[Annotated[dict[str, Any], PrivateStateAttr, merge_entries]]
+    lec_guard_blocked: NotRequired[Annotated[dict[str, Any], PrivateStateAttr, merge_entries]]
     lec_guard_tools: NotRequired[Annotated[dict[str, str], PrivateStateAttr]]
 
 
@@ -87,8 +99,8 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
 
     Before each call of the model, what nobody has judged yet is: messages of users as input, results of tools as tool
     output, a history that a caller brings along as what it is. After it, the answer is judged as output, and each tool
-    call as tool input, before any tool runs; in the end, what came since. What is rewritten is replaced under its own
-    id.
+    call as tool input, before any tool runs, and right after a tool ran its result; in the end, what came since. What
+    is rewritten is replaced under its own id.
 
     | what is blocked | what happens, unless `on_block` says otherwise |
     |---|---|
@@ -100,7 +112,8 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
     Where a policy asks somebody, `kind: interrupt` stops the graph before the model or the tools run, so that neither
     runs twice; see `InterruptEscalator`. A review queue raises `EscalationPending` out of the agent: nothing ran, and
     `agent.invoke(None, config)` goes on there (without a checkpointer, the same call again) once there is a decision.
-    Where nobody can be asked about an answer, it is judged inside the model's node, and no stream shows another.
+    Where nobody can be asked about an answer or a result, it is judged inside the node that gives it, and no stream
+    shows another.
 
     Where a text is quarantined, the system prompt says what that means. Where personal data gave way to tokens, the
     model is sent tokens only, tools get the real values, and so does the final answer. The state of the thread holds
@@ -126,8 +139,9 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         system_messages: Whose system messages in the state are. `trusted`: the operator's own; they are context of
             what users say, and not judged. `judged`: a caller may have sent them, so they are a user's messages in all
             respects. The prompt of `create_agent(system_prompt=...)` is the operator's either way.
-        hide_stream: Whether tokens of models are kept out of `stream_mode="messages"`, which then shows each answer as
-            a whole, after it was judged.
+        hide_stream: Whether what is judged later is kept out of streams: tokens of models out of
+            `stream_mode="messages"`, which then shows each answer as a whole, after it was judged, and runs of models
+            and tools out of `stream_mode="tools"`, `astream_events` and `astream_log`, which then show what passes.
 
     Raises:
         PolicyError: If the tenant is unknown.
@@ -198,7 +212,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
             on_block: What follows where something is blocked, stage by stage.
             media: What follows where a message holds more than text.
             system_messages: Whose system messages in the state are: `trusted` or `judged`.
-            hide_stream: Whether tokens of models are kept out of `stream_mode="messages"`.
+            hide_stream: Whether what is judged later is kept out of streams.
 
         Returns:
             The middleware; its `guard` is to be closed by whoever made it.
@@ -303,6 +317,9 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
                 case Calling(request, handler):
                     with _quiet(turns.config, is_wanted=self._hide_stream):
                         sent = handler(request)
+                case Handing(request, hushed, handler):
+                    with hushed_call(request.runtime.config, hushed):
+                        sent = handler(request)
             dispatch(told, turns.config)
 
     async def _arun(self, flow: _Flow, turns: _Turns) -> Any:
@@ -325,6 +342,9 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
                     sent = self.guard.unread(step, turns.tenant, rule=rule, blocks=blocks, tell=_into(told))
                 case Calling(request, handler):
                     with _quiet(turns.config, is_wanted=self._hide_stream):
+                        sent = await handler(request)
+                case Handing(request, hushed, handler):
+                    with hushed_call(request.runtime.config, hushed):
                         sent = await handler(request)
             await adispatch(told, turns.config)
 
@@ -393,20 +413,21 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
                 return ExtendedModelResponse(ModelResponse(result=before.messages[-1:]), Command(update=update))
             messages: list[Any] = [*before.messages]
             request = request.override(messages=messages)
-        state |= {key: value for key, value in update.items() if key != "messages"}
+        state = merged(state, {key: value for key, value in update.items() if key != "messages"})
         tools = told_tools(request.tools, state.get(TOOLS) or {})
         if tools != (state.get(TOOLS) or {}):
             # What was judged without knowing of them stays judged, or a person would be asked twice.
             state[TOOLS] = update[TOOLS] = tools
             known = turns.at("before", state, request.messages)
-            state[JUDGED] = update[JUDGED] = known.judged(request.messages, {id(one) for one in request.messages})
+            marks = {JUDGED: known.judged(request.messages, {id(one) for one in request.messages})}
+            state, update = merged(state, marks), joined_updates(update, marks)
         response = _response((yield Calling(_prepared(request, state, turns.ways), handler)))
         turn = turns.at("answer", state, [*request.messages, *response.result], response.structured_response)
         items = turn.items()
         if not any(self.guard.may_stop(step, turn.tenant) for item in items for step in item.part.steps):
             after = yield from turn.flow(items)
             if after is not None:
-                update |= after.private
+                update = joined_updates(update, after.private)
                 result = after.messages[len(request.messages) :]
                 response = replace(response, result=result, structured_response=after.structured)
         return ExtendedModelResponse(response, Command(update=update)) if update else response
@@ -414,25 +435,61 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
     ) -> ToolMessage | Command[Any]:
-        """Give a tool what tokens in its arguments stand for.
+        """Give a tool what tokens in its arguments stand for, and judge what it gives.
+
+        A result about which somebody may have to be asked is left to `before_model`: the tool would run again when
+        they answer. Joined with what other results say each is judged there, too, and there a block ends the agent.
 
         Args:
             request: The call of the tool, which was judged as the model wrote it.
             handler: What runs the tool.
 
         Returns:
-            The result.
+            The result as it passes, in a command that tells the thread that it was judged.
 
         Raises:
             UnsupportedValueError: If that can't be put into the arguments.
         """
-        return handler(_with_values(request))
+        turns = self._turns()
+        hushed = Hushed.of(request.runtime.config, keeps_messages=True, is_wanted=self._hide_stream)
+        call = request.tool_call
+        with hushed.tool(call["name"], call["args"], call["id"]) as shown:
+            shown.output, result = self._run(self._handed(request, hushed, handler, turns), turns)
+        return cast("ToolMessage | Command[Any]", result)
 
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]]
     ) -> ToolMessage | Command[Any]:
         """`wrap_tool_call`, without blocking the event loop."""
-        return await handler(_with_values(request))
+        turns = await self._aturns()
+        hushed = Hushed.of(request.runtime.config, keeps_messages=True, is_wanted=self._hide_stream)
+        call = request.tool_call
+        async with hushed.atool(call["name"], call["args"], call["id"]) as shown:
+            shown.output, result = await self._arun(self._handed(request, hushed, handler, turns), turns)
+        return cast("ToolMessage | Command[Any]", result)
+
+    def _handed(
+        self, request: ToolCallRequest, hushed: Hushed, handler: Callable[[ToolCallRequest], Any], turns: _Turns
+    ) -> Generator[Asking | Handing, Any, tuple[Any, Any]]:
+        """A call of a tool, and what is judged after it: the result as such, and with what the thread has to know."""
+        given = yield Handing(_with_values(request), hushed, handler)
+        if not isinstance(request.state, Mapping) or not isinstance(request.state.get("messages"), list):
+            return given, given
+        told: list[Any] = []
+        passing: list[Any] = []
+        for part in ToolResults.of(given):
+            turn = turns.at("tools", request.state, [*request.state["messages"], *part.messages])
+            items = turn.items()
+            if any(self.guard.may_stop(step, turn.tenant) for item in items for step in item.steps()):
+                told.append(part.given)
+                passing.append(part.given)
+                continue
+            turned = yield from turn.flow(items)
+            messages = part.messages if turned is None else turned.messages[len(request.state["messages"]) :]
+            private = {} if turned is None else turned.private
+            told.append(messages[0] if isinstance(part.given, ToolMessage) else part.passing(messages, {}))
+            passing.append(part.passing(messages, private))
+        return (told, passing) if isinstance(given, list) else (told[0], passing[0])
 
     def after_agent(self, state: GuardState, runtime: Runtime[Any]) -> dict[str, Any] | None:  # noqa: ARG002
         """Judge what came after the last call of the model, and put what tokens stand for into the final answer.
@@ -464,6 +521,15 @@ class Calling:
 
     request: ModelRequest[Any]
     handler: Callable[[ModelRequest[Any]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Handing:
+    """A flow waits for a call of a tool; it is sent the result."""
+
+    request: ToolCallRequest
+    hushed: Hushed
+    handler: Callable[[ToolCallRequest], Any]
 
 
 _Flow = Generator[Any, Any, Any]
@@ -503,12 +569,13 @@ class _Turns:
 
 @contextmanager
 def _quiet(config: RunnableConfig, *, is_wanted: bool) -> Iterator[None]:
-    """Whatever model is called in it, LangGraph does not stream its tokens."""
+    """Whatever model is called in it, neither LangGraph nor `astream_events` streams its tokens."""
     if not is_wanted:
         yield
         return
     # The tag goes to all runs beneath, so that no model that others put in the place of the agent's is without it.
-    token = var_child_runnable_config.set({**config, "tags": [*(config.get("tags") or ()), TAG_NOSTREAM]})
+    tagged: RunnableConfig = {**config, "tags": [*(config.get("tags") or ()), TAG_NOSTREAM]}
+    token = var_child_runnable_config.set(Hushed.of(tagged, keeps_messages=True).config)
     try:
         yield
     finally:
@@ -573,7 +640,7 @@ def _answered(state: GuardState, turned: Turned | None) -> dict[str, Any] | None
 def _ended(turns: _Turns, state: GuardState, turned: Turned | None) -> dict[str, Any] | None:
     """The update at the end, with what tokens stand for in the final answer."""
     update = _update(turned) or {}
-    now: dict[str, Any] = {**state, **update}
+    now = merged({**state}, update)
     messages = list(state["messages"]) if turned is None else turned.messages
     tokens, answer = now.get(TOKENS), messages[-1] if messages else None
     if not tokens or not isinstance(answer, AIMessage):
@@ -582,8 +649,8 @@ def _ended(turns: _Turns, state: GuardState, turned: Turned | None) -> dict[str,
     if restored is not answer:
         own = [one for one in update.get("messages", ()) if one.id != restored.id]
         now["messages"] = messages = [*messages[:-1], restored]
-        judged = turns.at("end", now).judged(messages, {id(restored)})
-        update |= {"messages": [*own, restored], JUDGED: judged}
+        marks = {JUDGED: turns.at("end", now).judged(messages, {id(restored)})}
+        update = {**joined_updates(update, marks), "messages": [*own, restored]}
     structured = now.get("structured_response")
     if structured is not None and (found := _restored(structured, tokens)) is not structured:
         update["structured_response"] = found

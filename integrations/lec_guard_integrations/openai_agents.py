@@ -21,10 +21,8 @@ from lec_guard.chain.messages import request_of
 from lec_guard.errors import EscalationPending, GuardBlocked, LecGuardError, UnsupportedValueError
 from lec_guard.guard import Guard
 from lec_guard.step import Step, ToolRef, Verdict
+from lec_guard_integrations.channels import NOTES, TOKENS, TOOLS
 from lec_guard_integrations.conversation import (
-    NOTES,
-    TOKENS,
-    TOOLS,
     Apply,
     Check,
     Join,

@@ -17,6 +17,7 @@ from lec_guard.chain.base import AsyncUpstream, BatchRunnable, Upstream, given
 from lec_guard.chain.holding import Stopped
 from lec_guard.chain.lens import Reading, UneditableError, read
 from lec_guard.chain.plan import Passed
+from lec_guard.chain.quiet import Hushed, hushed_context
 from lec_guard.chain.runnable import GuardRunnable
 from lec_guard.chain.streaming import StreamReading, read_stream, whole
 from lec_guard.errors import GuardBlocked, LecGuardError
@@ -32,7 +33,8 @@ class ProtectedRunnable(BatchRunnable):
     before a block stays, and the refusal is the last chunk. A batch is one call of the detector for all requests, and
     one for all answers. Keyword arguments go to the chain. On a block the answer is a refusal, or `GuardBlocked` where
     the chain's answers are of a type that a message can't be put into and no refusal was given; other errors are those
-    of `GuardRunnable` and of the chain.
+    of `GuardRunnable` and of the chain. `astream_events` and LangGraph's streams are shown what passes, and nothing of
+    the runs inside the chain but custom events.
 
     Attributes:
         guard: What judges.
@@ -97,9 +99,9 @@ class ProtectedRunnable(BatchRunnable):
         view = self.guard.input
         begun = self._after_input(values, view.judge(view.plan(values, config), values, config))
         open_ = _open(begun)
-        answers = self.chain.batch(
-            [begun[at].value for at in open_], [config[at] for at in open_], return_exceptions=True, **kwargs
-        )
+        asked, quiet = [begun[at].value for at in open_], [_quiet(config[at]) for at in open_]
+        with hushed_context():
+            answers = self.chain.batch(asked, quiet, return_exceptions=True, **kwargs)
         results = _fill(begun, open_, answers)
         answered = [at for at in open_ if not isinstance(results[at], Exception)]
         view, own = self.guard.output, [results[at] for at in answered]
@@ -117,9 +119,9 @@ class ProtectedRunnable(BatchRunnable):
         view = self.guard.input
         begun = self._after_input(values, await view.ajudge(await view.aplan(values, config), values, config))
         open_ = _open(begun)
-        answers = await self.chain.abatch(
-            [begun[at].value for at in open_], [config[at] for at in open_], return_exceptions=True, **kwargs
-        )
+        asked, quiet = [begun[at].value for at in open_], [_quiet(config[at]) for at in open_]
+        with hushed_context():
+            answers = await self.chain.abatch(asked, quiet, return_exceptions=True, **kwargs)
         results = _fill(begun, open_, answers)
         answered = [at for at in open_ if not isinstance(results[at], Exception)]
         view, own = self.guard.output, [results[at] for at in answered]
@@ -136,15 +138,16 @@ class ProtectedRunnable(BatchRunnable):
         if not isinstance(begun, _Open):
             yield _chunk(given(begun))
             return
-        answer = Upstream(self.chain.stream(begun.value, config, **kwargs))
+        answer = Upstream(self.chain.stream(begun.value, _quiet(config), **kwargs))
         held = self.guard.output.hold(answer, config, begun.value, whole=bool(begun.tokens))
-        try:
-            if begun.tokens:
-                held = iter(_put_back(list(held), begun.tokens))
-            for chunk in held:
-                yield self._refused_chunk(chunk.verdict, request, chunk.last) if isinstance(chunk, Stopped) else chunk
-        finally:
-            answer.stop()
+        with hushed_context():
+            try:
+                if begun.tokens:
+                    held = iter(_put_back(list(held), begun.tokens))
+                for chunk in held:
+                    yield self._passing(chunk, request)
+            finally:
+                answer.stop()
 
     async def _atransform(
         self,
@@ -160,15 +163,20 @@ class ProtectedRunnable(BatchRunnable):
         if not isinstance(begun, _Open):
             yield _chunk(given(begun))
             return
-        answer = AsyncUpstream(self.chain.astream(begun.value, config, **kwargs))
+        answer = AsyncUpstream(self.chain.astream(begun.value, _quiet(config), **kwargs))
         held = self.guard.output.ahold(answer, config, begun.value, whole=bool(begun.tokens))
-        try:
-            if begun.tokens:
-                held = _each(_put_back([chunk async for chunk in held], begun.tokens))
-            async for chunk in held:
-                yield self._refused_chunk(chunk.verdict, request, chunk.last) if isinstance(chunk, Stopped) else chunk
-        finally:
-            await answer.stop()
+        with hushed_context():
+            try:
+                if begun.tokens:
+                    held = _each(_put_back([chunk async for chunk in held], begun.tokens))
+                async for chunk in held:
+                    yield self._passing(chunk, request)
+            finally:
+                await answer.stop()
+
+    def _passing(self, chunk: Any, request: Any) -> Any:
+        """A chunk that was held back, or the refusal where the stream was stopped."""
+        return self._refused_chunk(chunk.verdict, request, chunk.last) if isinstance(chunk, Stopped) else chunk
 
     def _after_input(self, requests: Sequence[Any], judged: Sequence[Passed | LecGuardError]) -> list[Any]:
         """For each request an `_Open`, a refusal or an error."""
@@ -232,6 +240,11 @@ class ProtectedRunnable(BatchRunnable):
         if kind is object or issubclass(kind, BaseMessage):
             return told
         return GuardBlocked(verdict)
+
+
+def _quiet(config: RunnableConfig) -> RunnableConfig:
+    """The config for the chain's own run: what streams to a caller hears of what passes, from the run around it."""
+    return Hushed.of(config).config or config
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from pydantic import PrivateAttr
 from lec_guard.chain.base import BatchRunnable, given
 from lec_guard.chain.knowing import KnowingGuard, own_run
 from lec_guard.chain.plan import Passed
+from lec_guard.chain.quiet import Hushed, hushed_context
 from lec_guard.chain.runnable import GuardRunnable
 from lec_guard.errors import LecGuardError, UnsupportedValueError
 
@@ -162,14 +163,22 @@ class GuardedRetriever(BaseRetriever):
             UnsupportedValueError: If one of them can't be read.
             EscalationPending: If somebody has yet to decide about one.
         """
-        found = self._retriever.invoke(input, config, **kwargs)
-        passed: list[Document] = self._for(input).invoke(found, own_run(config))
+        hushed = Hushed.of(config, keeps_messages=True)
+        with hushed.retriever(self._retriever.get_name(), input) as shown:
+            with hushed_context(keeps_messages=True):
+                found = self._retriever.invoke(input, hushed.config, **kwargs)
+            passed: list[Document] = self._for(input).invoke(found, own_run(hushed.config))
+            shown.output = passed
         return passed
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
         """`invoke`, without blocking the event loop."""
-        found = await self._retriever.ainvoke(input, config, **kwargs)
-        passed: list[Document] = await self._for(input).ainvoke(found, own_run(config))
+        hushed = Hushed.of(config, keeps_messages=True)
+        async with hushed.aretriever(self._retriever.get_name(), input) as shown:
+            with hushed_context(keeps_messages=True):
+                found = await self._retriever.ainvoke(input, hushed.config, **kwargs)
+            passed: list[Document] = await self._for(input).ainvoke(found, own_run(hushed.config))
+            shown.output = passed
         return passed
 
     def _for(self, query: object) -> DocumentFilter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
@@ -16,6 +17,7 @@ from pydantic import PrivateAttr
 
 from lec_guard.chain.definitions import Definition, Definitions
 from lec_guard.chain.knowing import KnowingGuard, Refused, own_run, settled
+from lec_guard.chain.quiet import Hushed, Shown, hushed_context
 from lec_guard.chain.results import Parts, passes, said_by
 from lec_guard.chain.runnable import GuardRunnable
 from lec_guard.errors import UnsupportedValueError
@@ -105,9 +107,15 @@ class _Check:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """What the tool is to be called with; a flow is sent the result, or given what the tool raised."""
+    """What the tool is to be called with; a flow is sent the result, or given what the tool raised.
+
+    Attributes:
+        value: All of it.
+        args: What of it a model wrote.
+    """
 
     value: Any
+    args: Any
 
 
 _Flow = Generator[_Check | _Call, Any, Any]
@@ -164,14 +172,16 @@ class _Delegate(BaseTool):
         Returns:
             What the tool gives, as it may pass; on a block of a tool call a `ToolMessage` with the status `error`.
         """
-        flow = self._flow(_Given.of(input), config)
-        return _drive(flow, config, lambda value: self.tool.invoke(value, config, **kwargs))
+        given, hushed = _Given.of(input), Hushed.of(config, keeps_messages=True)
+        return _drive(self, given, config, hushed, lambda value: self.tool.invoke(value, hushed.config, **kwargs))
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """`invoke`, without blocking the event loop."""
         await self._ready(config)
-        flow = self._flow(_Given.of(input), config)
-        return await _adrive(flow, config, lambda value: self.tool.ainvoke(value, config, **kwargs))
+        given, hushed = _Given.of(input), Hushed.of(config, keeps_messages=True)
+        return await _adrive(
+            self, given, config, hushed, lambda value: self.tool.ainvoke(value, hushed.config, **kwargs)
+        )
 
     def run(self, tool_input: str | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Call the tool, as LangChain does it inside.
@@ -185,15 +195,17 @@ class _Delegate(BaseTool):
             As `invoke`; with a `tool_call_id` as for a tool call.
         """
         config = _config_of(kwargs)
-        flow = self._flow(_Given(tool_input, tool_input, kwargs.get("tool_call_id")), config)
-        return _drive(flow, config, lambda value: self.tool.run(value, *args, **kwargs))
+        given = _Given(tool_input, tool_input, kwargs.get("tool_call_id"))
+        hushed, quiet = _hushed(kwargs)
+        return _drive(self, given, config, hushed, lambda value: self.tool.run(value, *args, **quiet))
 
     async def arun(self, tool_input: str | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """`run`, without blocking the event loop."""
         config = _config_of(kwargs)
         await self._ready(config)
-        flow = self._flow(_Given(tool_input, tool_input, kwargs.get("tool_call_id")), config)
-        return await _adrive(flow, config, lambda value: self.tool.arun(value, *args, **kwargs))
+        given = _Given(tool_input, tool_input, kwargs.get("tool_call_id"))
+        hushed, quiet = _hushed(kwargs)
+        return await _adrive(self, given, config, hushed, lambda value: self.tool.arun(value, *args, **quiet))
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         # Nothing calls it but who goes around LangChain's own ways.
@@ -221,7 +233,7 @@ class _Delegate(BaseTool):
             what = "result"
             view = self._view("tool_output", request)
             try:
-                result = yield _Call(self._without_runtime(value))
+                result = yield _Call(self._without_runtime(value), passed["args"])
             except Exception as error:
                 if passes(error):
                     raise
@@ -365,40 +377,67 @@ def _messages_of(value: Any) -> list[BaseMessage]:
 # --- drivers
 
 
-def _drive(flow: _Flow, config: RunnableConfig | None, call: Callable[[Any], Any]) -> Any:
-    own, send = own_run(config), flow.send
-    given: Any = None
-    while True:
-        try:
-            wanted = send(given)
-        except StopIteration as done:
-            return done.value
-        send = flow.send
-        if isinstance(wanted, _Check):
-            given = wanted.view.batch(wanted.values, own, return_exceptions=True)
-            continue
-        try:
-            given = call(wanted.value)
-        except Exception as error:  # noqa: BLE001 - the flow decides what becomes of it
-            given, send = error, flow.throw
+def _drive(
+    tool: _Delegate, given: _Given, config: RunnableConfig | None, hushed: Hushed, call: Callable[[Any], Any]
+) -> Any:
+    own, flow = own_run(hushed.config), tool._flow(given, config)
+    send, shown = flow.send, Shown()
+    sent: Any = None
+    with ExitStack() as stack:
+        while True:
+            try:
+                wanted = send(sent)
+            except StopIteration as done:
+                shown.output = done.value
+                return done.value
+            send = flow.send
+            if isinstance(wanted, _Check):
+                sent = wanted.view.batch(wanted.values, own, return_exceptions=True)
+                continue
+            shown = stack.enter_context(hushed.tool(tool.name, wanted.args, given.call_id))
+            try:
+                with hushed_context(keeps_messages=True):
+                    sent = call(wanted.value)
+            except Exception as error:  # noqa: BLE001 - the flow decides what becomes of it
+                sent, send = error, flow.throw
 
 
-async def _adrive(flow: _Flow, config: RunnableConfig | None, call: Callable[[Any], Any]) -> Any:
-    own, send = own_run(config), flow.send
-    given: Any = None
-    while True:
-        try:
-            wanted = send(given)
-        except StopIteration as done:
-            return done.value
-        send = flow.send
-        if isinstance(wanted, _Check):
-            given = await wanted.view.abatch(wanted.values, own, return_exceptions=True)
-            continue
-        try:
-            given = await call(wanted.value)
-        except Exception as error:  # noqa: BLE001 - the flow decides what becomes of it
-            given, send = error, flow.throw
+async def _adrive(
+    tool: _Delegate, given: _Given, config: RunnableConfig | None, hushed: Hushed, call: Callable[[Any], Any]
+) -> Any:
+    own, flow = own_run(hushed.config), tool._flow(given, config)
+    send, shown = flow.send, Shown()
+    sent: Any = None
+    async with AsyncExitStack() as stack:
+        while True:
+            try:
+                wanted = send(sent)
+            except StopIteration as done:
+                shown.output = done.value
+                return done.value
+            send = flow.send
+            if isinstance(wanted, _Check):
+                sent = await wanted.view.abatch(wanted.values, own, return_exceptions=True)
+                continue
+            shown = await stack.enter_async_context(hushed.atool(tool.name, wanted.args, given.call_id))
+            try:
+                with hushed_context(keeps_messages=True):
+                    sent = await call(wanted.value)
+            except Exception as error:  # noqa: BLE001 - the flow decides what becomes of it
+                sent, send = error, flow.throw
+
+
+def _hushed(keywords: Mapping[str, Any]) -> tuple[Hushed, dict[str, Any]]:
+    """What of the keywords of `run` streams to a caller, and the keywords without."""
+    config, callbacks = keywords.get("config"), keywords.get("callbacks")
+    if config is None and callbacks is None:
+        return Hushed(None, (), {}), dict(keywords)
+    own: RunnableConfig = {**(config or {}), **({} if callbacks is None else {"callbacks": callbacks})}
+    hushed = Hushed.of(own, keeps_messages=True)
+    if not hushed.taken or hushed.config is None:
+        return hushed, dict(keywords)
+    quiet: dict[str, Any] = {"config": hushed.config, "callbacks": hushed.config.get("callbacks")}
+    return hushed, {**keywords, **{key: value for key, value in quiet.items() if keywords.get(key) is not None}}
 
 
 def _config_of(keywords: Mapping[str, Any]) -> RunnableConfig | None:
