@@ -136,7 +136,7 @@ def _prices(given: list[str]) -> dict[str, dict[str, str]]:
 
 
 def _ask() -> None:
-    if not sys.stdin.isatty():
+    if not _asked_at_a_terminal():
         fail("nothing was asked yet: give --yes where nobody can be asked whether the estimate is all right")
     if not typer.confirm("Go on?", err=True):
         raise typer.Exit(0)
@@ -175,3 +175,7 @@ def _print_report(report: Report) -> None:
     for note in report.notes:
         typer.echo(lines(note))
     typer.echo(f"{report.rows:,} rows of {len(report.families):,} families")
+
+
+def _asked_at_a_terminal() -> bool:
+    return sys.stdin.isatty()

@@ -17,6 +17,9 @@ Role = Literal["generator", "responder", "teacher"]
 _INSTRUCTION, _RESPONSE, _VERDICT = 60, 250, 6
 """Tokens that an answer has, as a rule."""
 
+_WORD = "one "
+"""Of a token."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
@@ -70,7 +73,7 @@ def estimate(config: AugmentConfig, exemplars: Exemplars) -> Estimate:
     """
     count, longest = config.count, max(exemplars.topics, key=lambda topic: len(topic.exemplars))
     shown = [one.text for one in longest.draw(config.exemplars, config.seed)]
-    typical = " ".join(["word"] * _INSTRUCTION)
+    typical = _WORD * _INSTRUCTION
     asked = [(count, _INSTRUCTION, prompts.instruction(longest.name, shown, 0))]
     if config.twins:
         asked.append((count, _INSTRUCTION, prompts.twin(typical, (), 0)))
@@ -82,7 +85,7 @@ def estimate(config: AugmentConfig, exemplars: Exemplars) -> Estimate:
     asks = 1 if config.teacher.model.startswith(BUNDLE) else config.teacher.asks
     judged = [(count * asks * (1 + config.twins), _VERDICT, question(Item(typical, None), config.teacher.question, 0))]
     if config.responses:
-        answer = " ".join(["word"] * _RESPONSE)
+        answer = _WORD * _RESPONSE
         judged.append((2 * count * asks, _VERDICT, question(Item(answer, typical), config.teacher.question, 0)))
     parts.append(_part("teacher", config.teacher, judged))
     return Estimate(parts=tuple(parts), most=1 + config.retries)

@@ -97,7 +97,7 @@ class Exemplars:
                 continue
             label = data.labels[at or 1]
             name = categories.get(example.source) or label
-            by_topic.setdefault(name, (written.harmful or label, []))[1].append(example)
+            by_topic.setdefault(name, (label if written.harmful is None else written.harmful, []))[1].append(example)
         if long:
             notes.append(f"{long:,} harmful texts of more than {config.longest:,} characters are not shown as examples")
         if not by_topic:

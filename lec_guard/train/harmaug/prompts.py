@@ -52,7 +52,7 @@ _NO = re.compile(
 
 _APOSTROPHE = "\N{RIGHT SINGLE QUOTATION MARK}"
 
-_QUOTES = ('""', "\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}", "''", "``")
+_QUOTES = {one: one for one in "\"'`"} | {"\N{LEFT DOUBLE QUOTATION MARK}": "\N{RIGHT DOUBLE QUOTATION MARK}"}
 
 _ENOUGH = 12
 """Words from which a text can be told to repeat itself."""
@@ -229,7 +229,7 @@ def _paragraph(text: str) -> tuple[str, bool]:
     """The first paragraph, out of its quotes, and whether its end was written."""
     first, gap, _ = text.strip().partition("\n\n")
     first = first.strip()
-    for left, right in _QUOTES:
+    for left, right in _QUOTES.items():
         end = first.find(right, 1) if first.startswith(left) else -1
         # What follows the quotes is about it; a letter there is a part of it.
         if end > 1 and not first[end + 1 : end + 2].isalnum():

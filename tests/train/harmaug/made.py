@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,3 +120,17 @@ def save_writer(folder: Path, *, template: bool = True, seed: int = 0) -> Path:
     )
     model.save_pretrained(folder)
     return folder
+
+
+class Stopped:
+    """A model that is interrupted, as by Ctrl-C, at its so-manyth call."""
+
+    def __init__(self, answer, at: int) -> None:
+        self._answer, self._left, self._lock = answer, at, threading.Lock()
+
+    def __call__(self, messages):
+        with self._lock:
+            self._left -= 1
+            if self._left == 0:
+                signal.raise_signal(signal.SIGINT)
+        return self._answer(messages)
