@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import torch
 
 from lec_guard.detect.architectures import loading
 from lec_guard.detect.quiet import quiet
-from lec_guard.errors import BundleError
+from lec_guard.errors import BundleError, UnsupportedValueError
 from lec_guard.train.harmaug.models import AugmentError, Prompt, Said, share_of, without_prefix
-
-_TOP = 20
-"""Likeliest first tokens that are looked at for two words."""
 
 _NUCLEUS = 0.95
 """Of the probability, that tokens are drawn from: what is left are thousands that nobody would write."""
+
+_MOST = 512
+"""Tokens that are drawn from at most, and looked at for two words: a vocabulary takes long to sort."""
 
 _LIMIT = 1024
 """Tokens that a model takes, where it does not say."""
@@ -41,6 +42,7 @@ class LocalText:
 
     Raises:
         BundleError: If the folder holds no model or tokenizer that can be read.
+        UnsupportedValueError: If a package is missing; says which.
     """
 
     def __init__(self, folder: Path, *, temperature: float, max_tokens: int, batch: int) -> None:
@@ -57,6 +59,10 @@ class LocalText:
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise BundleError(f"{folder}: not a causal language model that can be read: {error}") from error
         model, info = found
+        if self._tokenizer.chat_template and find_spec("jinja2") is None:
+            raise UnsupportedValueError(
+                f"{folder}: its chat template needs jinja2; run: pip install 'lec-guard[augment]'"
+            )
         if info["missing_keys"]:
             names = ", ".join(sorted(info["missing_keys"])[:3])
             raise BundleError(f"{folder}: not a causal language model that was trained: {names} are missing")
@@ -164,16 +170,15 @@ class LocalText:
                 continue
         raise AugmentError("the model's chat template takes no user message")
 
-    def _said(self, prompt: Prompt, given: list[int], written: list[int], first: torch.Tensor) -> Said:
+    def _said(self, prompt: Prompt, given: list[int], written: list[int], first: dict[int, float]) -> Said:
         end = next((at for at, token in enumerate(written) if token in self._ends), None)
         own = written if end is None else written[:end]
         share = None
         if prompt.words is not None:
-            top = first.topk(min(_TOP, len(first)))
-            tokens = [str(self._tokenizer.decode([token])) for token in top.indices.tolist()]
             likely: dict[str, float] = {}
-            for token, probability in zip(tokens, top.values.tolist(), strict=True):
-                likely[token] = likely.get(token, 0.0) + probability
+            for token, probability in first.items():
+                word = str(self._tokenizer.decode([token]))
+                likely[word] = likely.get(word, 0.0) + probability
             share = share_of(likely, prompt.words)
         text, _ = without_prefix(str(self._tokenizer.decode(own, skip_special_tokens=True)), prompt.prefix)
         return Said(
@@ -192,19 +197,23 @@ class _Draw:
     def __init__(self, seeds: Sequence[int], temperature: float) -> None:
         self._numbers = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._temperature = temperature
-        self.first: list[torch.Tensor] = []
-        """The probabilities of each row's first token."""
+        self.first: list[dict[int, float]] = []
+        """The probabilities of each row's likeliest first tokens."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        logits = scores.float().cpu()
+        logits = scores.float()
         if not self.first:
-            self.first = list(logits.softmax(dim=-1))
-        if self._temperature:
-            logits = (logits / self._temperature).log_softmax(dim=-1)
-            ordered, places = logits.sort(dim=-1, descending=True)
-            # A token stays whose likelier ones do not reach the share yet.
-            ordered[ordered.exp().cumsum(dim=-1) - ordered.exp() >= _NUCLEUS] = -torch.inf
-            logits = torch.empty_like(logits).scatter_(-1, places, ordered)
-            noise = torch.stack([torch.rand(logits.shape[-1], generator=one) for one in self._numbers])
-            logits = logits - torch.log(-torch.log(noise.clamp(1e-20, 1 - 1e-7)))
-        return logits.to(scores.device)
+            likely, tokens = logits.softmax(dim=-1).topk(min(_MOST, logits.shape[-1]))
+            self.first = [
+                dict(zip(own, shares, strict=True))
+                for own, shares in zip(tokens.tolist(), likely.tolist(), strict=True)
+            ]
+        if not self._temperature:
+            return logits
+        most, places = (logits / self._temperature).log_softmax(dim=-1).topk(min(_MOST, logits.shape[-1]))
+        shares = most.exp()
+        # A token stays whose likelier ones do not reach the share yet.
+        most = most.masked_fill(shares.cumsum(dim=-1) - shares >= _NUCLEUS, -torch.inf)
+        noise = torch.stack([torch.rand(most.shape[-1], generator=one) for one in self._numbers]).to(most.device)
+        drawn = most - torch.log(-torch.log(noise.clamp(1e-20, 1 - 1e-7)))
+        return torch.full_like(logits, -torch.inf).scatter(-1, places, drawn)

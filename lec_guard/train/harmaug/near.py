@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from typing import Literal
@@ -13,6 +14,9 @@ _WORDS = 3
 
 _CHARACTERS = 5
 """In a shingle of a text that is not written in words with spaces between them, or in very few."""
+
+_ROUNDING = 1e-9
+"""A product of fractions may be off by."""
 
 
 class Texts:
@@ -68,12 +72,12 @@ class Texts:
         own = shingles(words)
         rarest = sorted(own, key=lambda one: len(self._holders.get(one, ())))
         # With none of these in common, too few are left to have in common.
-        enough = rarest[: int(len(own) * (1 - self._near)) + 1]
+        enough = rarest[: len(own) - math.ceil(len(own) * self._near - _ROUNDING) + 1]
         spared = None if twin_of is None else self._by_words.get(normalised(twin_of))
         for at in sorted({at for one in enough for at in self._holders.get(one, ())} - {spared}):
             other = self._shingles[at]
             common = len(own & other)
-            if common and common >= self._near * (len(own) + len(other) - common):
+            if common and common >= self._near * (len(own) + len(other) - common) - _ROUNDING:
                 return "near", self._kinds[at]
         return None
 

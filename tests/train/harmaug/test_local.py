@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers as hf
 
-from lec_guard.errors import BundleError
+from lec_guard.errors import BundleError, UnsupportedValueError
 from lec_guard.train.harmaug import AugmentError, Prompt
 from lec_guard.train.harmaug.local import LocalText, _Draw
 from tests.train.harmaug.made import save_writer
@@ -76,7 +76,13 @@ def test_tokens_are_drawn_as_likely_as_the_model_says():
     shares = torch.bincount(drawn, minlength=4) / 4000
     assert torch.allclose(shares[:3], torch.tensor([2.0, 1.0, 0.0]).softmax(0), atol=0.03)
     assert shares[3] == 0  # Beyond the nucleus.
-    assert torch.allclose(draw.first[0], logits[0].softmax(0))
+    assert draw.first[0] == pytest.approx(dict(enumerate(logits[0].softmax(0).tolist())))
+
+
+def test_a_package_that_is_missing_is_named(folder, monkeypatch):
+    monkeypatch.setattr("lec_guard.train.harmaug.local.find_spec", lambda name: None)
+    with pytest.raises(UnsupportedValueError, match=r"jinja2; run: pip install 'lec-guard\[augment\]'"):
+        writer(folder)
 
 
 def test_an_answer_that_does_not_end_is_told(folder):

@@ -71,7 +71,7 @@ def test_what_has_no_word_is_compared_as_it_is():
     assert found.find("...") is None
 
 
-@pytest.mark.parametrize("near", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("near", [0.3, 0.5, 0.8, 0.9])
 def test_it_finds_what_comparing_each_with_each_finds(near):
     numbers = random.Random(4)
     words = [f"word{at}" for at in range(12)]
