@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from types import SimpleNamespace
@@ -90,18 +91,23 @@ async def test_who_is_busy_is_asked_again_later_and_later():
 
 
 async def test_a_wait_that_is_asked_for_is_kept_by_all():
-    clock, started = Clock(), []
-    pace = clock.pace(concurrency=2)
+    pace = Pace(concurrency=2, per_minute=None, timeout_s=60.0, jitter=lambda: 0.0)
+    began, started = time.monotonic(), []
 
     async def other() -> None:
-        started.append(clock.now)
+        started.append(time.monotonic() - began)
 
-    first = asyncio.ensure_future(pace.run(failing(Busy(after="30"))))
-    await asyncio.sleep(0)
+    first = asyncio.ensure_future(pace.run(failing(Busy(after="0.2"))))
+    await asyncio.sleep(0.01)
     await pace.run(other)
     assert await first == "done"
-    assert started[0] >= 130.0
-    assert clock.waits[0] == 31.0
+    assert started[0] >= 0.2
+
+
+async def test_nobody_is_waited_for_longer_than_a_while():
+    clock = Clock()
+    assert await clock.pace().run(failing(Busy(after="86400"))) == "done"
+    assert clock.waits[0] == 601.0
 
 
 async def test_a_provider_that_stays_busy_ends_the_run_and_its_words_are_not_told():

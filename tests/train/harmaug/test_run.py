@@ -274,6 +274,21 @@ def test_a_generator_that_is_of_no_use_ends_the_run_and_it_says_why(data, tmp_pa
     assert calls <= 64
 
 
+def test_only_what_is_of_no_use_in_a_row_ends_the_run(data, tmp_path):
+    asked = []
+
+    def writer(messages):
+        at = len(asked)
+        asked.append(at)
+        text = " ".join(f"{word}{at}" for word in ("steal", "hide", "paint", "carry"))
+        return "I cannot help with that." if at % 3 else f"I have an idea for a prompt: {text}"
+
+    own = config(data, count=30, give_up=3, retries=0, twins=False, responses=False, concurrency=1)
+    report = run(own, tmp_path / "out", writer=writer)
+    assert report.made["instruction"].no_use == {"refused": 20}
+    assert report.made["instruction"].missing == 20
+
+
 def test_a_twin_of_another_topic_is_made_again(data, tmp_path):
     seen = set()
 
