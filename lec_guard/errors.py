@@ -14,7 +14,8 @@ LecGuardError
 ```
 
 Where only one room can fail in a way, it has a kind for that: `UneditableError` (an edit that can't be made in a value)
-of `chain`; `QueueError`, `WebhookError` and `OpinionError` of `act`, which `on_error` follows.
+of `chain`; `QueueError`, `WebhookError` and `OpinionError` of `act`, which `on_error` follows; `AugmentError` of
+`train`.
 
 All of them can be pickled, so that they survive process pools and Ray.
 """

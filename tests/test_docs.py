@@ -22,6 +22,7 @@ from lec_guard.policy.json_schema import json_schema
 from lec_guard.policy.schema import PolicyFile
 from lec_guard.policy.store import PolicyStore
 from tests.conftest import ROOT
+from tests.train.harmaug.made import judge, scripted
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -117,6 +118,35 @@ def test_a_head_of_ones_own_blocks_as_the_page_says(monkeypatch: pytest.MonkeyPa
     assert {path.name for path in (tmp_path / "measured").iterdir()} == {"evaluation.html", "evaluation.json"}
     measured = json.loads((tmp_path / "measured" / "evaluation.json").read_text(encoding="utf-8"))
     assert measured["methods"][0]["overall"]["auc"]["value"] > 0.9
+
+
+def test_making_examples_goes_as_the_page_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "augment.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    providers = {"openai:gpt-4o-mini": scripted(), "openai:gpt-4o": scripted(judge)}
+    monkeypatch.setattr("lec_guard.train.harmaug.opening.named_chat_model", lambda name, **_: providers[name])
+    snippets = _snippets(page)
+    (tmp_path / "augment.yaml").write_text(next(text for language, text in snippets if language == "yaml"))
+    commands = [line for line in snippets[0][1].splitlines() if line.startswith("lec-guard")]
+    # Fewer rows and one layer: what the page says does not depend on how many.
+    shorter = {"augment": ["--count", "12"], "train": ["--layer", "3", "--pooling", "mean", "--seeds", "1"]}
+    for command in commands:
+        words = shlex.split(command)[1:]
+        assert CliRunner().invoke(app, [*words, *shorter[words[0]]]).exit_code == 0
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {
+        "augment.json", "examples.jsonl", "journal.jsonl", "set_aside.jsonl",
+    }  # fmt: skip
+    trained = json.loads((tmp_path / "ours" / "train.json").read_text(encoding="utf-8"))
+    assert trained["labels"] == ["ok", "advice"]
+    assert sum(trained["counts"]) > 90
+    capsys.readouterr()
+    for language, text in snippets:
+        if language == "python":
+            exec(compile(text, "augment.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == ["instruction 1 0", "twin 0 1", "compliance 1 0", "refusal 0 1"]
 
 
 def test_the_way_to_a_policy_in_force_is_as_the_page_says(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from lec_guard.cli.audit import verify
+from lec_guard.cli.augment import augment
 from lec_guard.cli.bench import bench
 from lec_guard.cli.bundle import export_bundle, pull_bundle
 from lec_guard.cli.calibrate import calibrate
@@ -30,6 +31,7 @@ app.command("init")(init)
 app.command("check")(check)
 app.command("train")(train)
 app.command("eval")(evaluate)
+app.command("augment")(augment)
 app.command("bench")(bench)
 app.command("serve")(serve)
 app.command("probe")(probe)

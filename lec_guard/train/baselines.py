@@ -321,12 +321,15 @@ class OwnClassifier:
         folder: A folder with a Hugging Face model for sequence classification and its `tokenizer.json`.
         benign: The label of what is harmless; None: the one whose name says so.
         most: Tokens of a text that are read at most; None: what the model takes, but no more than 512.
+        pairs: Whether it was made to read a text behind its context, as a pair; else contexts are not read.
 
     Raises:
         BundleError: If the folder lacks a file or the head, or it can't be told which label is benign.
     """
 
-    def __init__(self, folder: Path, *, benign: str | None = None, most: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, benign: str | None = None, most: int | None = None, pairs: bool = False
+    ) -> None:
         # Imported here: only this baseline needs all of transformers.
         from transformers import AutoModelForSequenceClassification
 
@@ -356,14 +359,16 @@ class OwnClassifier:
         limit = getattr(model.config, "max_position_embeddings", None) or _UNLIMITED
         self._pad_id = model.config.pad_token_id or 0
         self._tokenizer = _tokenizer(folder, most or min(limit, _UNLIMITED))
+        self._pairs = pairs
 
     def fit(self, texts: Sequence[str], contexts: Contexts, targets: Floats) -> None:
         """Nothing: it comes fitted."""
 
-    def scores(self, texts: Sequence[str], contexts: Contexts) -> Floats:  # noqa: ARG002
+    def scores(self, texts: Sequence[str], contexts: Contexts) -> Floats:
         """See `Baseline`."""
         out = np.zeros(len(texts), np.float32)
-        tokens = [own or [self._pad_id] for own in _encoded(self._tokenizer, texts)]
+        found = _encoded(self._tokenizer, texts, contexts if self._pairs else [None] * len(texts))
+        tokens = [own or [self._pad_id] for own in found]
         for rows, ids, mask in batches(tokens, self._pad_id):
             with torch.inference_mode():
                 logits = self._model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).logits
@@ -499,10 +504,14 @@ def _tokenizer(folder: Path, most: int) -> Tokenizer:
     return tokenizer
 
 
-def _encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+def _encoded(tokenizer: Tokenizer, texts: Sequence[str], contexts: Contexts | None = None) -> list[list[int]]:
     # Half of a surrogate pair is a Python string, but none that can be encoded.
     readable = [text.encode("utf-8", "replace").decode() for text in texts]
-    return [encoding.ids for encoding in tokenizer.encode_batch(readable)]
+    pairs = [
+        text if context is None else (context.encode("utf-8", "replace").decode(), text)
+        for text, context in zip(readable, contexts or [None] * len(texts), strict=True)
+    ]
+    return [encoding.ids for encoding in tokenizer.encode_batch(pairs)]
 
 
 def _benign_label(folder: Path, labels: dict[int, str], given: str | None) -> int:

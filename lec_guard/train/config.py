@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -19,8 +19,7 @@ from lec_guard.train.labels import LABEL, LabelRules, Positive
 TrainPooling = Literal["mean", "max", "first", "last"]
 """Poolings that need nothing learnt."""
 
-_PATHS = ("data", "model")
-"""Keys whose values are paths, from the file's folder on."""
+Run = TypeVar("Run", bound=BaseModel)
 
 
 class _Part(BaseModel):
@@ -46,12 +45,11 @@ class Windows(_Part):
         return WindowSpec(size=self.size, stride=self.stride, least=self.least)
 
 
-class TrainConfig(_Part):
-    """A training run.
+class LabelledData(_Part):
+    """The part of a run that says what labelled texts to read, and how.
 
     Attributes:
         data: Files or folders with labelled texts.
-        head: What policies call the head.
         columns: Which column holds what.
         benign: The label of harmless texts; None takes the one that has a known name.
         positive: What to call the other class where labels are numbers or truth values.
@@ -59,6 +57,43 @@ class TrainConfig(_Part):
         on_conflict: Whether texts with several labels are an error, or dropped.
         sample: Rows to take of each label, at most; None takes all.
         stage: The stage of rows that name none.
+    """
+
+    data: Annotated[tuple[Path, ...], Field(min_length=1)]
+    columns: Columns = Columns()
+    benign: str | None = None
+    positive: Positive = "harmful"
+    allow_labels: tuple[str, ...] = ()
+    on_conflict: Conflicts = "error"
+    sample: Annotated[int, Field(gt=0)] | None = None
+    stage: Stage = "input"
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_path(cls, data: object) -> object:
+        return (data,) if isinstance(data, str | Path) else data
+
+    @field_validator("benign", "allow_labels", mode="before")
+    @classmethod
+    def _words(cls, value: object) -> object:
+        if isinstance(value, list | tuple):
+            return tuple(cls._words(one) for one in value)
+        if isinstance(value, bool):
+            # YAML takes `no` and `off` for the same as `false`.
+            raise ValueError("put the label in quotes: YAML reads this word as a truth value")
+        return str(value) if isinstance(value, int) else value
+
+    @property
+    def labels(self) -> LabelRules:
+        """What labels mean."""
+        return LabelRules(benign=self.benign, positive=self.positive, allow_labels=self.allow_labels)
+
+
+class TrainConfig(LabelledData):
+    """A training run; see `LabelledData` for what it reads.
+
+    Attributes:
+        head: What policies call the head.
         model: A folder with a Hugging Face model; None takes the embedded detector's.
         layers: The layers to try, 0 for the embeddings; None takes all.
         poolings: The poolings to try; None takes mean and max, and of decoders the last token too.
@@ -70,15 +105,7 @@ class TrainConfig(_Part):
         max_fpr: The share of benign texts that may be taken for harmful.
     """
 
-    data: Annotated[tuple[Path, ...], Field(min_length=1)]
     head: Annotated[str, Field(pattern=LABEL)]
-    columns: Columns = Columns()
-    benign: str | None = None
-    positive: Positive = "harmful"
-    allow_labels: tuple[str, ...] = ()
-    on_conflict: Conflicts = "error"
-    sample: Annotated[int, Field(gt=0)] | None = None
-    stage: Stage = "input"
     model: Path | None = None
     layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
     poolings: Annotated[tuple[TrainPooling, ...], Field(min_length=1)] | None = None
@@ -102,32 +129,12 @@ class TrainConfig(_Part):
     window: Windows = Windows()
     max_fpr: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
 
-    @field_validator("data", mode="before")
-    @classmethod
-    def _one_path(cls, data: object) -> object:
-        return (data,) if isinstance(data, str | Path) else data
-
-    @field_validator("benign", "allow_labels", mode="before")
-    @classmethod
-    def _words(cls, value: object) -> object:
-        if isinstance(value, list | tuple):
-            return tuple(cls._words(one) for one in value)
-        if isinstance(value, bool):
-            # YAML takes `no` and `off` for the same as `false`.
-            raise ValueError("put the label in quotes: YAML reads this word as a truth value")
-        return str(value) if isinstance(value, int) else value
-
     @field_validator("layers", "poolings", "sizes", "penalties")
     @classmethod
     def _distinct(cls, values: tuple[object, ...] | None) -> tuple[object, ...] | None:
         if values is not None and len(set(values)) != len(values):
             raise ValueError("a value stands twice")
         return values
-
-    @property
-    def labels(self) -> LabelRules:
-        """What labels mean."""
-        return LabelRules(benign=self.benign, positive=self.positive, allow_labels=self.allow_labels)
 
     @classmethod
     def read(cls, path: Path | None, given: Mapping[str, Any] | None = None) -> TrainConfig:
@@ -145,18 +152,45 @@ class TrainConfig(_Part):
             UnsupportedValueError: One line a mistake: file, line, key, what is wrong, and the key that was likely
                 meant; a mistake in what was given names the option.
         """
-        document = _read(path) if path is not None else None
-        written = _placed(document) if document is not None else {}
-        flags = _given(given or {})
-        try:
-            return cls.model_validate(_merged(written, flags))
-        except ValidationError as error:
-            mistakes = []
-            for detail in error.errors(include_url=False):
-                keys: KeyPath = tuple(detail["loc"])
-                where = ".".join(map(str, keys)) or "the run"
-                mistakes.append(f"{_place(keys, document, flags)}{where}: {detail['msg']}{_hint(keys, detail['type'])}")
-            raise UnsupportedValueError("\n".join(mistakes)) from None
+        return read_run(cls, path, given, place=_from_folder, parts={"columns": Columns, "window": Windows})
+
+
+def read_run(
+    kind: type[Run],
+    path: Path | None,
+    given: Mapping[str, Any] | None,
+    *,
+    place: Callable[[str, Any, Path], Any],
+    parts: Mapping[str, type[BaseModel]],
+) -> Run:
+    """Read what a run is to do from a YAML file and flags.
+
+    Args:
+        kind: What it is.
+        path: The file; None for flags alone.
+        given: What overrides it, as flags: key -> value, also within parts. None is not given.
+        place: Of a key of the file, its value and the file's folder: the value with its paths from the folder on.
+        parts: Key -> what stands under it, so that a key within it can be suggested.
+
+    Returns:
+        The run.
+
+    Raises:
+        UnsupportedValueError: As `TrainConfig.read` says it.
+    """
+    document = _read(path) if path is not None else None
+    written = _placed(document, place) if document is not None else {}
+    flags = _given(given or {})
+    try:
+        return kind.model_validate(_merged(written, flags))
+    except ValidationError as error:
+        mistakes = []
+        for detail in error.errors(include_url=False):
+            keys: KeyPath = tuple(detail["loc"])
+            where = ".".join(map(str, keys)) or "the run"
+            hint = _hint(keys, detail["type"], kind, parts)
+            mistakes.append(f"{_place(keys, document, flags)}{where}: {detail['msg']}{hint}")
+        raise UnsupportedValueError("\n".join(mistakes)) from None
 
 
 def _read(path: Path) -> Document:
@@ -166,21 +200,33 @@ def _read(path: Path) -> Document:
         raise UnsupportedValueError(str(error)) from None
 
 
-def _placed(document: Document) -> dict[str, Any]:
+def _placed(document: Document, place: Callable[[str, Any, Path], Any]) -> dict[str, Any]:
     """What a file says, with its paths from its folder on."""
     data = document.data
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise UnsupportedValueError(f"{document.file}:1: a run is `key: value` on each line, not {type(data).__name__}")
-    folder = document.file.parent
+    return {key: place(key, value, document.file.parent) for key, value in data.items()}
 
-    def place(value: object) -> object:
-        if isinstance(value, list):
-            return [place(one) for one in value]
-        return folder / value if isinstance(value, str) else value
 
-    return {key: place(value) if key in _PATHS else value for key, value in data.items()}
+def _from_folder(key: str, value: Any, folder: Path) -> Any:
+    return paths_from(value, folder) if key in ("data", "model") else value
+
+
+def paths_from(value: Any, folder: Path) -> Any:
+    """A path of a file, or a list of them, from its folder on.
+
+    Args:
+        value: As the file has it.
+        folder: The file's folder.
+
+    Returns:
+        The same with the folder before each word.
+    """
+    if isinstance(value, list):
+        return [paths_from(one, folder) for one in value]
+    return folder / value if isinstance(value, str) else value
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,9 +253,8 @@ def _place(keys: KeyPath, document: Document | None, flags: Mapping[str, Any]) -
     return f"{document.where(keys)}: " if document is not None and not given else ""
 
 
-def _hint(keys: KeyPath, kind: str) -> str:
+def _hint(keys: KeyPath, kind: str, run: type[BaseModel], parts: Mapping[str, type[BaseModel]]) -> str:
     if kind != "extra_forbidden":
         return ""
-    parts: dict[str | int, type[BaseModel]] = {"columns": Columns, "window": Windows}
-    model = parts[keys[0]] if len(keys) > 1 else TrainConfig
+    model = parts[str(keys[0])] if len(keys) > 1 else run
     return nearest(str(keys[-1]), list(model.model_fields))
