@@ -18,7 +18,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.utils import logging as hf_logging
 
-from lec_guard.detect.prune import PrunedModel
+from lec_guard.detect.prune import PrunedModel, layer_stack, owned_stack
 from lec_guard.detect.quiet import quiet
 from lec_guard.errors import BundleError, DetectorError
 
@@ -40,6 +40,12 @@ def load_any(path: Path, layers: int | None) -> PrunedModel:
         BundleError: If the folder holds no model, weights are missing, or `layers` is out of range.
         DetectorError: If the architecture cannot be cut.
     """
+    if (path / "adapter_config.json").exists():
+        # transformers would load the weights that this file names, from wherever that is.
+        raise BundleError(
+            f"{path}: holds adapters of peft (adapter_config.json), and a base has none: merge them into the weights "
+            "with peft's merge_and_unload and save those, or remove the file"
+        )
     # No progress bars, and no report of the layers that are left out on purpose.
     with loading():
         config = _load(AutoConfig, path)
@@ -104,21 +110,8 @@ def _shortened(config: PretrainedConfig, full: int, keep: int) -> PretrainedConf
         raise DetectorError(f"the config of a {config.model_type!r} can't be cut to {keep} layers: {error}") from error
 
 
-def _stack(module: torch.nn.Module, layers: int) -> tuple[torch.nn.Module, torch.nn.ModuleList]:
-    """The module that owns the layer stack, and the stack: the largest list of the right length."""
-    found = [
-        (owner, child)
-        for owner in module.modules()
-        for child in owner.children()
-        if isinstance(child, torch.nn.ModuleList) and len(child) == layers
-    ]
-    if not found:
-        raise DetectorError(f"no stack of {layers} layers in a {type(module).__name__}")
-    return max(found, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
-
-
 def _drop_final_norm(module: torch.nn.Module, layers: int) -> None:
-    owner, _ = _stack(module, layers)
+    owner, _ = owned_stack(module, layers)
     for name in _FINAL_NORMS:
         if isinstance(getattr(owner, name, None), torch.nn.Module):
             setattr(owner, name, torch.nn.Identity())
@@ -128,7 +121,7 @@ def _check_cut(pruned: PrunedModel, path: Path) -> None:
     """The output has to be what the last kept layer gave, untouched by anything after it."""
     if pruned.layers == 0:
         return
-    _, stack = _stack(pruned.module, pruned.layers)
+    stack = layer_stack(pruned.module, pruned.layers)
     seen: list[torch.Tensor] = []
 
     def keep(_module: torch.nn.Module, _args: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -343,9 +343,7 @@ def add_head(
     with clock.part("reading"):
         texts = _Texts.read(config)
     with clock.part("loading"):
-        extractor = Extractor.load(
-            bundle.base_folder(), blocks=bundle.blocks, window=bundle.window, gates=bundle.learned.gates
-        )
+        extractor = bundle.extractor()
         if extractor.extractor_id != spec.extractor_id:
             raise BundleError(f"{bundle.folder}: its heads were fitted on another extractor; fit them again first")
     with clock.part("features") as done, TemporaryDirectory() as work:
@@ -616,7 +614,7 @@ def _write_over(to: Path, bundle: Bundle, fitted: FittedHead) -> None:
     write_bundle(
         beside,
         spec.model_copy(update={"name": name, "base": base, "heads": heads.specs}),
-        Learned(heads, learned.pair_heads, learned.gates),
+        replace(learned, heads=heads),
     )
     if to.exists():
         to.rename(before)
