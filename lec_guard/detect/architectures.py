@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,33 @@ def load_any(path: Path, layers: int | None) -> PrunedModel:
         _drop_final_norm(module, left)
         _check_cut(pruned, path)
     return pruned
+
+
+def save_tuned(path: Path, layers: int, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write the weights of a cut model as a checkpoint of its architecture, by the names that such have.
+
+    Args:
+        path: The folder that the model was loaded from, as `load_any` did.
+        layers: How many layers were kept.
+        tensors: The weights, by their names in the cut model.
+        folder: Where `model.safetensors` goes.
+
+    Raises:
+        BundleError: If the weights are not those of such a model.
+    """
+    with loading():
+        config = _load(AutoConfig, path)
+        cut = _shortened(config, config.num_hidden_layers, layers)
+        module = _load(AutoModel, path, config=cut, use_safetensors=True, dtype=torch.float32)
+        if getattr(module, "pooler", None) is not None:
+            module.pooler = None
+        missing, unexpected = module.load_state_dict(dict(tensors), strict=False)
+        own = {name for name, _ in module.named_parameters()}
+        # The norm after the last layer is cut off where layers are, and stays what it was.
+        left = [name for name in missing if name in own and not any(norm in name.split(".") for norm in _FINAL_NORMS)]
+        if left or unexpected:
+            raise BundleError(f"{path}: these are not the weights of its layers, first at {[*left, *unexpected][0]}")
+        module.save_pretrained(folder, max_shard_size="1TB")
 
 
 def _load(loader: Any, path: Path, **options: Any) -> Any:
