@@ -119,6 +119,26 @@ def test_a_head_of_ones_own_blocks_as_the_page_says(monkeypatch: pytest.MonkeyPa
     assert measured["methods"][0]["overall"]["auc"]["value"] > 0.9
 
 
+def test_tuning_goes_as_the_page_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "distil.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    commands = [line for block in _blocks("", page) for line in block.splitlines() if line.startswith("lec-guard")]
+    found = [CliRunner().invoke(app, shlex.split(command)[1:]) for command in commands]
+    assert [one.exit_code for one in found] == [0, 3]
+    written = {path.name for path in (tmp_path / "tuned").iterdir()}
+    assert written == {"adapters.safetensors", "detector.json", "distil.json", "heads.safetensors", "policy.yaml"}
+    (snippet,) = _blocks("python", page)
+    names: dict[str, Any] = {}
+    exec(compile(snippet, "distil.md", "exec"), names)
+    held, finished = re.fullmatch(r"\((.*)\) (\w+)\n", capsys.readouterr().out).groups()
+    assert len(held.split(", ")) == 2
+    assert finished == "True"
+    assert names["adapters"].rank == 8
+
+
 def test_the_way_to_a_policy_in_force_is_as_the_page_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], embedded: LayerDetector
 ) -> None:

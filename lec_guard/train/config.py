@@ -1,10 +1,10 @@
-"""What `lec-guard train` is to do: a YAML file, and flags that override it."""
+"""What `lec-guard train` and its like are to do: a YAML file, and flags that override it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -46,8 +46,8 @@ class Windows(_Part):
         return WindowSpec(size=self.size, stride=self.stride, least=self.least)
 
 
-class TrainConfig(_Part):
-    """A training run.
+class DataConfig(_Part):
+    """A run on labelled texts.
 
     Attributes:
         data: Files or folders with labelled texts.
@@ -59,13 +59,7 @@ class TrainConfig(_Part):
         on_conflict: Whether texts with several labels are an error, or dropped.
         sample: Rows to take of each label, at most; None takes all.
         stage: The stage of rows that name none.
-        model: A folder with a Hugging Face model; None takes the embedded detector's.
-        layers: The layers to try, 0 for the embeddings; None takes all.
-        poolings: The poolings to try; None takes mean and max, and of decoders the last token too.
-        sizes: How many examples the learning curves are fitted to.
-        seeds: How often each size is drawn anew.
         penalties: Values of C, the inverse strength of the L2 penalty on standardised features.
-        folds: Parts that families are dealt to, to be held out in turn.
         window: How texts are cut.
         max_fpr: The share of benign texts that may be taken for harmful.
     """
@@ -79,26 +73,10 @@ class TrainConfig(_Part):
     on_conflict: Conflicts = "error"
     sample: Annotated[int, Field(gt=0)] | None = None
     stage: Stage = "input"
-    model: Path | None = None
-    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
-    poolings: Annotated[tuple[TrainPooling, ...], Field(min_length=1)] | None = None
-    sizes: Annotated[tuple[Annotated[int, Field(gt=1)], ...], Field(min_length=1)] = (
-        5,
-        10,
-        20,
-        35,
-        55,
-        100,
-        500,
-        1_000,
-        5_000,
-    )
-    seeds: Annotated[int, Field(gt=0)] = 5
     penalties: Annotated[
         tuple[Annotated[float, Field(gt=0.0, allow_inf_nan=False)], ...],
         Field(min_length=1),
     ] = (0.001, 0.01, 0.1, 1.0, 10.0)
-    folds: Annotated[int, Field(ge=2)] = 5
     window: Windows = Windows()
     max_fpr: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
 
@@ -117,10 +95,10 @@ class TrainConfig(_Part):
             raise ValueError("put the label in quotes: YAML reads this word as a truth value")
         return str(value) if isinstance(value, int) else value
 
-    @field_validator("layers", "poolings", "sizes", "penalties")
+    @field_validator("penalties", "layers", "poolings", "sizes", check_fields=False)
     @classmethod
-    def _distinct(cls, values: tuple[object, ...] | None) -> tuple[object, ...] | None:
-        if values is not None and len(set(values)) != len(values):
+    def _distinct(cls, values: object) -> object:
+        if isinstance(values, tuple) and len(set(values)) != len(values):
             raise ValueError("a value stands twice")
         return values
 
@@ -130,7 +108,7 @@ class TrainConfig(_Part):
         return LabelRules(benign=self.benign, positive=self.positive, allow_labels=self.allow_labels)
 
     @classmethod
-    def read(cls, path: Path | None, given: Mapping[str, Any] | None = None) -> TrainConfig:
+    def read(cls, path: Path | None, given: Mapping[str, Any] | None = None) -> Self:
         """Read a YAML file; paths in it are relative to its folder.
 
         Args:
@@ -155,8 +133,39 @@ class TrainConfig(_Part):
             for detail in error.errors(include_url=False):
                 keys: KeyPath = tuple(detail["loc"])
                 where = ".".join(map(str, keys)) or "the run"
-                mistakes.append(f"{_place(keys, document, flags)}{where}: {detail['msg']}{_hint(keys, detail['type'])}")
+                hint = _hint(cls, keys, detail["type"])
+                mistakes.append(f"{_place(keys, document, flags)}{where}: {detail['msg']}{hint}")
             raise UnsupportedValueError("\n".join(mistakes)) from None
+
+
+class TrainConfig(DataConfig):
+    """A training run.
+
+    Attributes:
+        model: A folder with a Hugging Face model; None takes the embedded detector's.
+        layers: The layers to try, 0 for the embeddings; None takes all.
+        poolings: The poolings to try; None takes mean and max, and of decoders the last token too.
+        sizes: How many examples the learning curves are fitted to.
+        seeds: How often each size is drawn anew.
+        folds: Parts that families are dealt to, to be held out in turn.
+    """
+
+    model: Path | None = None
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    poolings: Annotated[tuple[TrainPooling, ...], Field(min_length=1)] | None = None
+    sizes: Annotated[tuple[Annotated[int, Field(gt=1)], ...], Field(min_length=1)] = (
+        5,
+        10,
+        20,
+        35,
+        55,
+        100,
+        500,
+        1_000,
+        5_000,
+    )
+    seeds: Annotated[int, Field(gt=0)] = 5
+    folds: Annotated[int, Field(ge=2)] = 5
 
 
 def _read(path: Path) -> Document:
@@ -180,7 +189,11 @@ def _placed(document: Document) -> dict[str, Any]:
             return [place(one) for one in value]
         return folder / value if isinstance(value, str) else value
 
-    return {key: place(value) if key in _PATHS else value for key, value in data.items()}
+    placed = {key: place(value) if key in _PATHS else value for key, value in data.items()}
+    base = placed.get("base")
+    if isinstance(base, str) and (folder / base).is_dir():  # else it names a package
+        placed["base"] = str(folder / base)
+    return placed
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,9 +220,13 @@ def _place(keys: KeyPath, document: Document | None, flags: Mapping[str, Any]) -
     return f"{document.where(keys)}: " if document is not None and not given else ""
 
 
-def _hint(keys: KeyPath, kind: str) -> str:
+def _hint(run: type[BaseModel], keys: KeyPath, kind: str) -> str:
     if kind != "extra_forbidden":
         return ""
-    parts: dict[str | int, type[BaseModel]] = {"columns": Columns, "window": Windows}
-    model = parts[keys[0]] if len(keys) > 1 else TrainConfig
+    model = run
+    if len(keys) > 1:
+        part = run.model_fields[str(keys[0])].annotation
+        if not (isinstance(part, type) and issubclass(part, BaseModel)):
+            return ""
+        model = part
     return nearest(str(keys[-1]), list(model.model_fields))

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -55,12 +55,10 @@ _VERSION = 1
 """Changes with what a run does: a checkpoint of another version is of another run."""
 
 
-class DistilConfig(BaseModel):
-    """How a model is tuned.
+class Tuning(BaseModel):
+    """How weights are moved.
 
     Attributes:
-        blocks: The layers and poolings that heads read; what lies above the highest layer is cut off.
-        window: How texts are cut.
         full: Whether all weights are tuned, not adapters.
         rank: Of the adapters.
         alpha: They change a matrix by `alpha / rank * B @ A`.
@@ -85,8 +83,6 @@ class DistilConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    blocks: Annotated[tuple[DistilBlock, ...], Field(min_length=1)]
-    window: Windows = Windows()
     full: bool = False
     rank: Annotated[int, Field(gt=0, le=1024)] = 16
     alpha: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 32.0
@@ -106,8 +102,29 @@ class DistilConfig(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     save_every: Annotated[int, Field(gt=0)] = 200
 
+
+class DistilBlock(BaseModel):
+    """A layer and how it is pooled."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layer: Annotated[int, Field(ge=0)]
+    pooling: TrainPooling
+
+
+class DistilConfig(Tuning):
+    """How a model is tuned.
+
+    Attributes:
+        blocks: The layers and poolings that heads read; what lies above the highest layer is cut off.
+        window: How texts are cut.
+    """
+
+    blocks: Annotated[tuple[DistilBlock, ...], Field(min_length=1)]
+    window: Windows = Windows()
+
     @model_validator(mode="after")
-    def _fits(self) -> DistilConfig:
+    def _fits(self) -> Self:
         if self.layers < 1:
             raise ValueError("nothing can be tuned below layer 1: name a block of a layer")
         if self.frozen is not None and self.frozen >= self.layers:
@@ -125,18 +142,6 @@ class DistilConfig(BaseModel):
     def read(self) -> tuple[Block, ...]:
         """The blocks, for an extractor."""
         return tuple(Block(block.layer, block.pooling) for block in self.blocks)
-
-
-class DistilBlock(BaseModel):
-    """A layer and how it is pooled."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    layer: Annotated[int, Field(ge=0)]
-    pooling: TrainPooling
-
-
-DistilConfig.model_rebuild()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
