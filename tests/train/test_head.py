@@ -84,11 +84,11 @@ def test_a_head_can_be_judged_by_texts_alone_that_its_features_have_not_seen(rng
     assert len(fitted.scores) == held.sum()
     harmful = bags.harmful[held] == 1
     # It knows that it knows nothing of texts that are new.
-    assert np.abs(fitted.scores - 0.5).max() < 0.4
+    assert np.median(np.abs(fitted.scores - 0.5)) < 0.1
     (entry,) = fitted.spec.benign
     assert entry.texts == (~harmful).sum()
     everyone = fit_head(knows, bags, folds, ["input"] * 600, name="mine", labels=["none", "one"], c=0.1)
-    assert np.abs(everyone.scores[~held] - 0.5).min() > 0.4
+    assert np.median(np.abs(everyone.scores[~held] - 0.5)) > 0.4
 
 
 def test_what_is_held_out_does_not_move_the_columns(rng):
