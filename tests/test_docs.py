@@ -149,6 +149,26 @@ def test_making_examples_goes_as_the_page_says(
     assert capsys.readouterr().out.splitlines() == ["instruction 1 0", "twin 0 1", "compliance 1 0", "refusal 0 1"]
 
 
+def test_tuning_goes_as_the_page_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "distil.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    commands = [line for block in _blocks("", page) for line in block.splitlines() if line.startswith("lec-guard")]
+    found = [CliRunner().invoke(app, shlex.split(command)[1:]) for command in commands]
+    assert [one.exit_code for one in found] == [0, 3]
+    written = {path.name for path in (tmp_path / "tuned").iterdir()}
+    assert written == {"adapters.safetensors", "detector.json", "distil.json", "heads.safetensors", "policy.yaml"}
+    (snippet,) = _blocks("python", page)
+    names: dict[str, Any] = {}
+    exec(compile(snippet, "distil.md", "exec"), names)
+    held, finished = re.fullmatch(r"\((.*)\) (\w+)\n", capsys.readouterr().out).groups()
+    assert len(held.split(", ")) == 2
+    assert finished == "True"
+    assert names["adapters"].rank == 8
+
+
 def test_the_way_to_a_policy_in_force_is_as_the_page_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], embedded: LayerDetector
 ) -> None:

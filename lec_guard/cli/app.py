@@ -10,6 +10,7 @@ from lec_guard.cli.bench import bench
 from lec_guard.cli.bundle import export_bundle, pull_bundle
 from lec_guard.cli.calibrate import calibrate
 from lec_guard.cli.check import check
+from lec_guard.cli.distil import distil
 from lec_guard.cli.evaluate import evaluate
 from lec_guard.cli.init import init
 from lec_guard.cli.policy.cases import run_cases
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command("init")(init)
 app.command("check")(check)
 app.command("train")(train)
+app.command("distil")(distil)
 app.command("eval")(evaluate)
 app.command("augment")(augment)
 app.command("bench")(bench)

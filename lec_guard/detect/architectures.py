@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.utils import logging as hf_logging
 
-from lec_guard.detect.prune import PrunedModel
+from lec_guard.detect.prune import PrunedModel, layer_stack, owned_stack
 from lec_guard.detect.quiet import quiet
 from lec_guard.errors import BundleError, DetectorError
 
@@ -40,6 +40,12 @@ def load_any(path: Path, layers: int | None) -> PrunedModel:
         BundleError: If the folder holds no model, weights are missing, or `layers` is out of range.
         DetectorError: If the architecture cannot be cut.
     """
+    if (path / "adapter_config.json").exists():
+        # transformers would load the weights that this file names, from wherever that is.
+        raise BundleError(
+            f"{path}: holds adapters of peft (adapter_config.json), and a base has none: merge them into the weights "
+            "with peft's merge_and_unload and save those, or remove the file"
+        )
     # No progress bars, and no report of the layers that are left out on purpose.
     with loading():
         config = _load(AutoConfig, path)
@@ -82,6 +88,33 @@ def load_any(path: Path, layers: int | None) -> PrunedModel:
     return pruned
 
 
+def save_tuned(path: Path, layers: int, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write the weights of a cut model as a checkpoint of its architecture, by the names that such have.
+
+    Args:
+        path: The folder that the model was loaded from, as `load_any` did.
+        layers: How many layers were kept.
+        tensors: The weights, by their names in the cut model.
+        folder: Where `model.safetensors` goes.
+
+    Raises:
+        BundleError: If the weights are not those of such a model.
+    """
+    with loading():
+        config = _load(AutoConfig, path)
+        cut = _shortened(config, config.num_hidden_layers, layers)
+        module = _load(AutoModel, path, config=cut, use_safetensors=True, dtype=torch.float32)
+        if getattr(module, "pooler", None) is not None:
+            module.pooler = None
+        missing, unexpected = module.load_state_dict(dict(tensors), strict=False)
+        own = {name for name, _ in module.named_parameters()}
+        # The norm after the last layer is cut off where layers are, and stays what it was.
+        left = [name for name in missing if name in own and not any(norm in name.split(".") for norm in _FINAL_NORMS)]
+        if left or unexpected:
+            raise BundleError(f"{path}: these are not the weights of its layers, first at {[*left, *unexpected][0]}")
+        module.save_pretrained(folder, max_shard_size="1TB")
+
+
 def _load(loader: Any, path: Path, **options: Any) -> Any:
     try:
         return loader.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
@@ -104,21 +137,8 @@ def _shortened(config: PretrainedConfig, full: int, keep: int) -> PretrainedConf
         raise DetectorError(f"the config of a {config.model_type!r} can't be cut to {keep} layers: {error}") from error
 
 
-def _stack(module: torch.nn.Module, layers: int) -> tuple[torch.nn.Module, torch.nn.ModuleList]:
-    """The module that owns the layer stack, and the stack: the largest list of the right length."""
-    found = [
-        (owner, child)
-        for owner in module.modules()
-        for child in owner.children()
-        if isinstance(child, torch.nn.ModuleList) and len(child) == layers
-    ]
-    if not found:
-        raise DetectorError(f"no stack of {layers} layers in a {type(module).__name__}")
-    return max(found, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
-
-
 def _drop_final_norm(module: torch.nn.Module, layers: int) -> None:
-    owner, _ = _stack(module, layers)
+    owner, _ = owned_stack(module, layers)
     for name in _FINAL_NORMS:
         if isinstance(getattr(owner, name, None), torch.nn.Module):
             setattr(owner, name, torch.nn.Identity())
@@ -128,7 +148,7 @@ def _check_cut(pruned: PrunedModel, path: Path) -> None:
     """The output has to be what the last kept layer gave, untouched by anything after it."""
     if pruned.layers == 0:
         return
-    _, stack = _stack(pruned.module, pruned.layers)
+    stack = layer_stack(pruned.module, pruned.layers)
     seen: list[torch.Tensor] = []
 
     def keep(_module: torch.nn.Module, _args: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:

@@ -75,11 +75,9 @@ def _candidates(bundle: Bundle) -> list[BackendName]:
 
 def _extractors(bundle: Bundle) -> dict[BackendName, Extractor]:
     """The backends that hold their tolerance; torch in float32 is what they are held against."""
-    blocks, window = bundle.blocks, bundle.window
-    base = bundle.base_folder()
-    reference = Extractor.load(base, blocks=blocks, window=window, gates=bundle.learned.gates)
+    reference = bundle.extractor()
     found: dict[BackendName, Extractor] = {"torch-fp32": reference}
-    half = Extractor.load(base, blocks=blocks, window=window, gates=bundle.learned.gates, dtype="bf16")
+    half = bundle.extractor("bf16")
     if worst_difference(bundle, half, reference) <= TOLERANCE["torch-bf16"]:
         found["torch-bf16"] = half
     dtypes: tuple[tuple[BackendName, OnnxDtype], ...] = (("onnx-fp32", "fp32"), ("onnx-int8", "int8"))
@@ -88,7 +86,10 @@ def _extractors(bundle: Bundle) -> dict[BackendName, Extractor]:
             try:
                 exported = read_bundle(cached_export(bundle, dtype))
                 found[name] = Extractor.load_onnx(
-                    exported.base_folder(), exported.onnx(), window=window, extractor_id=exported.spec.extractor_id
+                    exported.base_folder(),
+                    exported.onnx(),
+                    window=bundle.window,
+                    extractor_id=exported.spec.extractor_id,
                 )
             except BundleError:  # not exportable, or beyond its tolerance: no candidate
                 continue

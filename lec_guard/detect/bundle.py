@@ -1,4 +1,4 @@
-"""A detector on disk: `detector.json` and `heads.safetensors`, bound to one extractor.
+"""A detector on disk: `detector.json`, `heads.safetensors` and perhaps `adapters.safetensors`, bound to one extractor.
 
 Nothing in a bundle is code or a pickle. `detector.json` says where the base weights are, how the model is
 cut and pooled, what the heads mean, and the hashes that all of it must have.
@@ -12,20 +12,25 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self, get_args
 
 import numpy as np
 import safetensors.numpy
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 
-from lec_guard.detect.extractor import Block
+from lec_guard.detect.adapters import Adapters
+from lec_guard.detect.extractor import Block, Extractor
 from lec_guard.detect.heads import HeadSpec, HeadStack, Matrix
 from lec_guard.detect.windows import WindowSpec
 from lec_guard.errors import BundleError
 
+if TYPE_CHECKING:
+    from lec_guard.detect.backends.torch import Dtype
+
 DESCRIPTION = "detector.json"
 HEADS = "heads.safetensors"
+ADAPTERS = "adapters.safetensors"
 EMBEDDED = Path(__file__).parent / "bundles" / "embedded"
 
 TORCH_ONLY = "pairs of kind 'prefix' run on torch-fp32 and torch-bf16 alone"
@@ -113,6 +118,22 @@ class FeatureBlock(_Part):
     gate: Annotated[int, Field(ge=0)] | None = None
 
 
+class AdapterFile(_Part):
+    """What `adapters.safetensors` changes; see `lec_guard.detect.adapters.Adapters`.
+
+    Attributes:
+        rank: Of each change.
+        alpha: A change is `alpha / rank * B @ A`.
+        weights: Layer -> sha256 over the weights that are changed there.
+        sha256: Hash that the file must have.
+    """
+
+    rank: Annotated[int, Field(gt=0)]
+    alpha: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+    weights: Annotated[dict[Annotated[int, Field(gt=0)], _Sha256], Field(min_length=1)]
+    sha256: _Sha256
+
+
 class MeetingPairs(_Part):
     """Pairs of an encoder; see `lec_guard.detect.pairs.Meeting`.
 
@@ -147,7 +168,7 @@ class BundleSpec(_Part):
     """The content of `detector.json`.
 
     Attributes:
-        format: Version of this layout.
+        format: Version of this layout: 4 with adapters, which what reads 3 knows nothing of, else 3.
         name: What people call the detector.
         base: Where the base weights are.
         files: File name in the base folder -> sha256; all are checked before one is parsed.
@@ -155,21 +176,31 @@ class BundleSpec(_Part):
             layers is not loaded.
         window: How texts are cut.
         extractor_id: Hash that the loaded extractor must have.
+        adapters: What is added to the base weights; None: nothing is.
         heads: What the columns of `weight` in `heads.safetensors` mean, in order.
         pairs: How texts are read with their context; None: this detector reads none.
         heads_sha256: Hash that `heads.safetensors` must have.
     """
 
-    format: Literal[3] = 3
+    format: Literal[3, 4] = 3
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     base: Annotated[PackageBase | PathBase | HubBase | OnnxBase, Field(discriminator="kind")]
     files: dict[str, _Sha256]
     blocks: Annotated[tuple[FeatureBlock, ...], Field(min_length=1)]
     window: Windows
     extractor_id: _Sha256
+    adapters: AdapterFile | None = None
     heads: Annotated[tuple[HeadSpec, ...], Field(min_length=1)]
     pairs: Annotated[MeetingPairs | PrefixPairs, Field(discriminator="kind")] | None = None
     heads_sha256: _Sha256
+
+    @model_validator(mode="after")
+    def _format_fits(self) -> Self:
+        if (self.format == 4) != (self.adapters is not None):
+            raise ValueError("format 4 is for bundles with adapters, and 3 for those without")
+        if self.adapters is not None and isinstance(self.base, OnnxBase):
+            raise ValueError("an exported model has its adapters in it, and takes no others")
+        return self
 
     @model_validator(mode="after")
     def _every_head_reads_texts(self) -> Self:
@@ -184,17 +215,19 @@ class BundleSpec(_Part):
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What was fitted, as `heads.safetensors` has it.
+    """What was fitted, as `heads.safetensors` has it, and what was trained, as `adapters.safetensors` does.
 
     Attributes:
         heads: The heads that read texts.
         pair_heads: Those that read texts with their context, if any.
         gates: The learned queries of gated poolings, `[gates, width of a state]`, if any.
+        adapters: What is added to the base weights, if anything.
     """
 
     heads: HeadStack
     pair_heads: HeadStack | None = None
     gates: Matrix | None = None
+    adapters: Adapters | None = None
 
 
 class Bundle:
@@ -203,7 +236,7 @@ class Bundle:
     Args:
         folder: Where it lies.
         spec: What `detector.json` says.
-        learned: What `heads.safetensors` holds.
+        learned: What its tensors hold.
         detector_id: Name and content hash of the whole bundle.
     """
 
@@ -222,6 +255,29 @@ class Bundle:
     def window(self) -> WindowSpec:
         """How texts are cut."""
         return WindowSpec(**self.spec.window.model_dump())
+
+    def extractor(self, dtype: Dtype = "fp32") -> Extractor:
+        """What the heads were fitted on, for torch; not compared yet with what the bundle says it is.
+
+        Args:
+            dtype: What the model computes in.
+
+        Returns:
+            The extractor.
+
+        Raises:
+            BundleError: If the base weights are missing or altered, or don't fit.
+            DetectorError: If they can't be cut.
+        """
+        learned = self.learned
+        return Extractor.load(
+            self.base_folder(),
+            blocks=self.blocks,
+            window=self.window,
+            gates=learned.gates,
+            adapters=learned.adapters,
+            dtype=dtype,
+        )
 
     def onnx(self) -> OnnxBase:
         """What the bundle says of its exported model.
@@ -275,7 +331,7 @@ def read_bundle(folder: Path) -> Bundle:
     """Read a bundle and check it against its own hashes.
 
     Args:
-        folder: The folder with `detector.json` and `heads.safetensors`.
+        folder: The folder with `detector.json`, `heads.safetensors` and what else that names.
 
     Returns:
         The bundle; its base weights are not read yet.
@@ -291,22 +347,17 @@ def read_bundle(folder: Path) -> Bundle:
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         what = first["msg"]
         if where == "format":
-            known = BundleSpec.model_fields["format"].default
+            known = " and ".join(map(str, get_args(BundleSpec.model_fields["format"].annotation)))
             what = f"{first['input']!r}, but this version of lec-guard reads {known}; fetch or fit the bundle again"
         raise BundleError(f"{folder / DESCRIPTION}: {where}: {what}") from error
-    content = _read(folder / HEADS)
-    found = hashlib.sha256(content).hexdigest()
-    if found != spec.heads_sha256:
-        raise BundleError(
-            f"{folder / HEADS}: sha256 is {found}, but {DESCRIPTION} promises {spec.heads_sha256}: "
-            "the file was altered; fetch or fit the bundle again"
-        )
+    content = _promised(folder / HEADS, spec.heads_sha256)
     try:
         tensors = safetensors.numpy.load(content)
         learned = Learned(
             HeadStack(spec.heads, tensors["weight"], tensors["bias"]),
             HeadStack(spec.pairs.heads, tensors["pair_weight"], tensors["pair_bias"]) if spec.pairs else None,
             _finite(tensors["gates"]) if "gates" in tensors else None,
+            _adapters(folder / ADAPTERS, spec.adapters) if spec.adapters else None,
         )
     except (SafetensorError, KeyError) as error:
         raise BundleError(f"{folder / HEADS}: not the heads of a detector: {error}") from error
@@ -319,19 +370,27 @@ def write_bundle(folder: Path, spec: BundleSpec, learned: Learned) -> None:
 
     Args:
         folder: Where to; made if missing.
-        spec: The description, with the heads of `learned`; its `heads_sha256` is set.
+        spec: The description, with the heads of `learned`; its hashes, its format and what it says of adapters are set.
         learned: What was fitted.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    adapters = _write_adapters(folder / ADAPTERS, learned.adapters)
     tensors = {"weight": learned.heads.weight, "bias": learned.heads.bias}
     if learned.pair_heads is not None:
         tensors |= {"pair_weight": learned.pair_heads.weight, "pair_bias": learned.pair_heads.bias}
     if learned.gates is not None:
         tensors["gates"] = learned.gates
     content = safetensors.numpy.save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
-    final = spec.model_copy(update={"heads_sha256": hashlib.sha256(content).hexdigest()})
+    own = {
+        "format": 3 if adapters is None else 4,
+        "adapters": adapters,
+        "heads_sha256": hashlib.sha256(content).hexdigest(),
+    }
     (folder / HEADS).write_bytes(content)
-    text = json.dumps(final.model_dump(mode="json"), indent=2) + "\n"
+    described = spec.model_copy(update=own).model_dump(mode="json")
+    if adapters is None:  # what reads format 3 alone does not know the key
+        del described["adapters"]
+    text = json.dumps(described, indent=2) + "\n"
     (folder / DESCRIPTION).write_text(text, encoding="utf-8")
 
 
@@ -395,6 +454,42 @@ def hash_files(folder: Path) -> dict[str, str]:
     """
     names = ["config.json", "tokenizer.json", *sorted(path.name for path in folder.glob("*.safetensors*"))]
     return {name: _sha256(folder / name) for name in names}
+
+
+def _promised(path: Path, expected: str) -> bytes:
+    content = _read(path)
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise BundleError(
+            f"{path}: sha256 is {found}, but {DESCRIPTION} promises {expected}: "
+            "the file was altered; fetch or fit the bundle again"
+        )
+    return content
+
+
+def _adapters(path: Path, file: AdapterFile) -> Adapters:
+    content = _promised(path, file.sha256)
+    try:
+        tensors = safetensors.numpy.load(content)
+        return Adapters.of_tensors(tensors, rank=file.rank, alpha=file.alpha, weights=file.weights)
+    except (SafetensorError, KeyError) as error:
+        raise BundleError(f"{path}: not the adapters of a detector: {error}") from error
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from error
+
+
+def _write_adapters(path: Path, adapters: Adapters | None) -> AdapterFile | None:
+    if adapters is None:
+        path.unlink(missing_ok=True)  # what a bundle that lay here before had
+        return None
+    content = safetensors.numpy.save({name: np.ascontiguousarray(own) for name, own in adapters.tensors().items()})
+    path.write_bytes(content)
+    return AdapterFile(
+        rank=adapters.rank,
+        alpha=adapters.alpha,
+        weights=dict(adapters.weights),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
 
 
 def _finite(gates: Matrix) -> Matrix:

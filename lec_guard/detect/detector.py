@@ -305,17 +305,11 @@ class LayerDetector:
 
             exported_to = cached_export(bundle, "int8" if backend == "onnx-int8" else "fp32")
             return cls.load(exported_to, budget=budget, context_bytes=context_bytes)
-        extractor = Extractor.load(
-            bundle.base_folder(),
-            blocks=bundle.blocks,
-            window=bundle.window,
-            gates=bundle.learned.gates,
-            dtype="bf16" if backend == "torch-bf16" else "fp32",
-        )
+        extractor = bundle.extractor("bf16" if backend == "torch-bf16" else "fp32")
         if extractor.extractor_id != spec.extractor_id:
             raise BundleError(
                 f"{bundle.folder}: the heads were fitted on extractor {spec.extractor_id[:16]}…, but these weights, "
-                f"layers, pooling and windows make {extractor.extractor_id[:16]}…; fit the heads again"
+                f"adapters, layers, pooling and windows make {extractor.extractor_id[:16]}…; fit the heads again"
             )
         return cls._of(extractor, bundle, budget, cache)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from lec_guard.detect.backends.torch import BlockPooling, TorchBackend
 from lec_guard.detect.bundle import TORCH_ONLY, Bundle, MeetingPairs, OnnxBase, PrefixPairs, model_store, write_bundle
 from lec_guard.detect.extractor import Block, Extractor, Features
 from lec_guard.detect.heads import Matrix
+from lec_guard.detect.merge import merge
 from lec_guard.detect.pairs import Meeting
 from lec_guard.detect.prune import PrunedModel, load_pruned
 from lec_guard.detect.quiet import quiet
@@ -80,6 +82,8 @@ def export(bundle: Bundle, folder: Path, dtype: OnnxDtype) -> None:
     base = bundle.base_folder()
     blocks = bundle.blocks
     model = load_pruned(base, max(block.layer for block in blocks))
+    if bundle.learned.adapters is not None:
+        merge(model, bundle.learned.adapters)
     model.module.float()
     graph = _Pooled(model, blocks, bundle.learned.gates).eval()
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +123,8 @@ def export(bundle: Bundle, folder: Path, dtype: OnnxDtype) -> None:
             "files": files,
         }
     )
-    write_bundle(folder, spec, bundle.learned)
+    # The adapters are in the graph.
+    write_bundle(folder, spec, dataclasses.replace(bundle.learned, adapters=None))
     # The same weights again, not loaded a second time.
     windower = Windower.from_json((base / "tokenizer.json").read_bytes(), bundle.window)
     reference = Extractor(windower, TorchBackend(model, blocks, bundle.learned.gates), bundle.spec.extractor_id)

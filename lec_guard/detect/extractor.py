@@ -18,6 +18,7 @@ from lec_guard.detect.windows import Window, Windower, WindowSpec
 from lec_guard.errors import BundleError
 
 if TYPE_CHECKING:
+    from lec_guard.detect.adapters import Adapters
     from lec_guard.detect.backends.torch import Dtype
     from lec_guard.detect.bundle import OnnxBase
     from lec_guard.detect.pooling import Pooling
@@ -90,6 +91,7 @@ class Extractor:
         blocks: Sequence[Block],
         window: WindowSpec,
         gates: Features | None = None,
+        adapters: Adapters | None = None,
         dtype: Dtype = "fp32",
     ) -> Extractor:
         """Load from a folder with a Hugging Face model and its `tokenizer.json`, for torch.
@@ -100,6 +102,7 @@ class Extractor:
                 these layers is not loaded.
             window: How texts are cut.
             gates: The learned queries of gated poolings, `[gates, width of a state]`; None where there are none.
+            adapters: What is added to the weights; None where nothing is.
             dtype: What the model computes in.
 
         Returns:
@@ -107,7 +110,7 @@ class Extractor:
 
         Raises:
             BundleError: If the folder lacks a file, its weights don't fit, windows are longer than the model's
-                inputs, or a gated pooling has no gate of the right size.
+                inputs, a gated pooling has no gate of the right size, or adapters were trained on something else.
             DetectorError: If the architecture can't be cut, or windows leave gaps.
         """
         # Imported here: an extractor on another backend needs no torch.
@@ -119,7 +122,11 @@ class Extractor:
             raise BundleError(f"windows of {window.size} tokens, but the model reads {model.max_positions} at most")
         _check_gates(blocks, gates, model.width)
         tokenizer = _read(path / "tokenizer.json")
-        extractor_id = _extractor_id(model, _read(path / "config.json"), tokenizer, blocks, window, gates)
+        extractor_id = _extractor_id(model, _read(path / "config.json"), tokenizer, blocks, window, gates, adapters)
+        if adapters is not None:
+            from lec_guard.detect.merge import merge
+
+            merge(model, adapters)
         extractor = cls(Windower.from_json(tokenizer, window), TorchBackend(model, blocks, gates, dtype), extractor_id)
         if model.takes_all:
             return extractor
@@ -251,8 +258,13 @@ def _extractor_id(
     blocks: Sequence[Block],
     window: WindowSpec,
     gates: Features | None,
+    adapters: Adapters | None,
 ) -> str:
-    """A hash over everything that fixes the features, so that heads can be bound to it."""
+    """A hash over everything that fixes the features, so that heads can be bound to it.
+
+    Of adapters it takes what they are kept as, and the weights before they are merged: sums of floats are not the same
+    to the last bit on all machines.
+    """
     parts = {
         "tensors": model.digest(),
         "config": hashlib.sha256(config).hexdigest(),
@@ -264,4 +276,6 @@ def _extractor_id(
         "normaliser": normalise.VERSION,
         "windows": window_rules.VERSION,
     }
+    if adapters is not None:  # where there are none, the hash is what it was before there could be any
+        parts["adapters"] = adapters.digest()
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

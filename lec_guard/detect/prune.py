@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lec_guard.detect.plain import load_plain
-from lec_guard.errors import BundleError
+from lec_guard.errors import BundleError, DetectorError
 
 if TYPE_CHECKING:
     from lec_guard.detect.past import Prefix
@@ -167,6 +167,46 @@ class PrunedModel:
             state.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
             state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return state.hexdigest()
+
+
+def layer_stack(module: torch.nn.Module, layers: int) -> torch.nn.ModuleList:
+    """The layers of a model: the largest list of the right length.
+
+    Args:
+        module: The model.
+        layers: How many layers it has, at least one.
+
+    Returns:
+        The list.
+
+    Raises:
+        DetectorError: If there is none.
+    """
+    return owned_stack(module, layers)[1]
+
+
+def owned_stack(module: torch.nn.Module, layers: int) -> tuple[torch.nn.Module, torch.nn.ModuleList]:
+    """The same with the module that owns it.
+
+    Args:
+        module: The model.
+        layers: How many layers it has, at least one.
+
+    Returns:
+        The owner and the list.
+
+    Raises:
+        DetectorError: If there is none.
+    """
+    found = [
+        (owner, child)
+        for owner in module.modules()
+        for child in owner.children()
+        if isinstance(child, torch.nn.ModuleList) and len(child) == layers
+    ]
+    if not found:
+        raise DetectorError(f"no stack of {layers} layers in a {type(module).__name__}")
+    return max(found, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
 
 
 def load_pruned(path: Path, layers: int | None = None) -> PrunedModel:

@@ -1,10 +1,10 @@
-"""What `lec-guard train` is to do: a YAML file, and flags that override it."""
+"""What `lec-guard train` and its like are to do: a YAML file, and flags that override it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -89,23 +89,62 @@ class LabelledData(_Part):
         return LabelRules(benign=self.benign, positive=self.positive, allow_labels=self.allow_labels)
 
 
-class TrainConfig(LabelledData):
-    """A training run; see `LabelledData` for what it reads.
+class DataConfig(LabelledData):
+    """A run that fits a head; see `LabelledData` for what it reads.
 
     Attributes:
         head: What policies call the head.
-        model: A folder with a Hugging Face model; None takes the embedded detector's.
-        layers: The layers to try, 0 for the embeddings; None takes all.
-        poolings: The poolings to try; None takes mean and max, and of decoders the last token too.
-        sizes: How many examples the learning curves are fitted to.
-        seeds: How often each size is drawn anew.
         penalties: Values of C, the inverse strength of the L2 penalty on standardised features.
-        folds: Parts that families are dealt to, to be held out in turn.
         window: How texts are cut.
         max_fpr: The share of benign texts that may be taken for harmful.
     """
 
     head: Annotated[str, Field(pattern=LABEL)]
+    penalties: Annotated[
+        tuple[Annotated[float, Field(gt=0.0, allow_inf_nan=False)], ...],
+        Field(min_length=1),
+    ] = (0.001, 0.01, 0.1, 1.0, 10.0)
+    window: Windows = Windows()
+    max_fpr: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
+
+    @field_validator("penalties", "layers", "poolings", "sizes", check_fields=False)
+    @classmethod
+    def _distinct(cls, values: object) -> object:
+        if isinstance(values, tuple) and len(set(values)) != len(values):
+            raise ValueError("a value stands twice")
+        return values
+
+    @classmethod
+    def read(cls, path: Path | None, given: Mapping[str, Any] | None = None) -> Self:
+        """Read a YAML file; paths in it are relative to its folder.
+
+        Args:
+            path: The file; None for flags alone.
+            given: What overrides it, as flags: key -> value, also within `columns` and `window`. None is not given.
+                Paths in it are relative to where the command runs.
+
+        Returns:
+            The run.
+
+        Raises:
+            UnsupportedValueError: One line a mistake: file, line, key, what is wrong, and the key that was likely
+                meant; a mistake in what was given names the option.
+        """
+        return read_run(cls, path, given, place=_from_folder)
+
+
+class TrainConfig(DataConfig):
+    """A training run.
+
+    Attributes:
+        model: A folder with a Hugging Face model; None takes the embedded detector's.
+        layers: The layers to try, 0 for the embeddings; None takes all.
+        poolings: The poolings to try; None takes mean and max, and of decoders the last token too.
+        sizes: How many examples the learning curves are fitted to.
+        seeds: How often each size is drawn anew.
+        folds: Parts that families are dealt to, to be held out in turn.
+    """
+
     model: Path | None = None
     layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
     poolings: Annotated[tuple[TrainPooling, ...], Field(min_length=1)] | None = None
@@ -121,38 +160,7 @@ class TrainConfig(LabelledData):
         5_000,
     )
     seeds: Annotated[int, Field(gt=0)] = 5
-    penalties: Annotated[
-        tuple[Annotated[float, Field(gt=0.0, allow_inf_nan=False)], ...],
-        Field(min_length=1),
-    ] = (0.001, 0.01, 0.1, 1.0, 10.0)
     folds: Annotated[int, Field(ge=2)] = 5
-    window: Windows = Windows()
-    max_fpr: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
-
-    @field_validator("layers", "poolings", "sizes", "penalties")
-    @classmethod
-    def _distinct(cls, values: tuple[object, ...] | None) -> tuple[object, ...] | None:
-        if values is not None and len(set(values)) != len(values):
-            raise ValueError("a value stands twice")
-        return values
-
-    @classmethod
-    def read(cls, path: Path | None, given: Mapping[str, Any] | None = None) -> TrainConfig:
-        """Read a YAML file; paths in it are relative to its folder.
-
-        Args:
-            path: The file; None for flags alone.
-            given: What overrides it, as flags: key -> value, also within `columns` and `window`. None is not given.
-                Paths in it are relative to where the command runs.
-
-        Returns:
-            The run.
-
-        Raises:
-            UnsupportedValueError: One line a mistake: file, line, key, what is wrong, and the key that was likely
-                meant; a mistake in what was given names the option.
-        """
-        return read_run(cls, path, given, place=_from_folder, parts={"columns": Columns, "window": Windows})
 
 
 def read_run(
@@ -161,7 +169,6 @@ def read_run(
     given: Mapping[str, Any] | None,
     *,
     place: Callable[[str, Any, Path], Any],
-    parts: Mapping[str, type[BaseModel]],
 ) -> Run:
     """Read what a run is to do from a YAML file and flags.
 
@@ -170,7 +177,6 @@ def read_run(
         path: The file; None for flags alone.
         given: What overrides it, as flags: key -> value, also within parts. None is not given.
         place: Of a key of the file, its value and the file's folder: the value with its paths from the folder on.
-        parts: Key -> what stands under it, so that a key within it can be suggested.
 
     Returns:
         The run.
@@ -188,7 +194,7 @@ def read_run(
         for detail in error.errors(include_url=False):
             keys: KeyPath = tuple(detail["loc"])
             where = ".".join(map(str, keys)) or "the run"
-            hint = _hint(keys, detail["type"], kind, parts)
+            hint = _hint(keys, detail["type"], kind)
             mistakes.append(f"{_place(keys, document, flags)}{where}: {detail['msg']}{hint}")
         raise UnsupportedValueError("\n".join(mistakes)) from None
 
@@ -211,6 +217,8 @@ def _placed(document: Document, place: Callable[[str, Any, Path], Any]) -> dict[
 
 
 def _from_folder(key: str, value: Any, folder: Path) -> Any:
+    if key == "base" and isinstance(value, str):
+        return str(folder / value) if (folder / value).is_dir() else value  # else it names a package
     return paths_from(value, folder) if key in ("data", "model") else value
 
 
@@ -253,8 +261,17 @@ def _place(keys: KeyPath, document: Document | None, flags: Mapping[str, Any]) -
     return f"{document.where(keys)}: " if document is not None and not given else ""
 
 
-def _hint(keys: KeyPath, kind: str, run: type[BaseModel], parts: Mapping[str, type[BaseModel]]) -> str:
+def _hint(keys: KeyPath, kind: str, run: type[BaseModel]) -> str:
     if kind != "extra_forbidden":
         return ""
-    model = parts[str(keys[0])] if len(keys) > 1 else run
-    return nearest(str(keys[-1]), list(model.model_fields))
+    model: type[BaseModel] | None = run
+    for key in keys[:-1]:
+        field = model.model_fields.get(str(key)) if model is not None else None
+        model = _part(field.annotation) if field is not None else None
+    return nearest(str(keys[-1]), list(model.model_fields)) if model is not None else ""
+
+
+def _part(annotation: Any) -> type[BaseModel] | None:
+    """What stands under a key, where that is keys again."""
+    kinds = [annotation, *get_args(annotation)]
+    return next((one for one in kinds if isinstance(one, type) and issubclass(one, BaseModel)), None)

@@ -58,6 +58,18 @@ class Columns(BaseModel):
     language: _Name = "language"
 
 
+class TaughtColumns(Columns):
+    """The same, and what only a run reads that tunes a model.
+
+    Attributes:
+        score: What a teacher says, as `lec-guard augment` writes it: the probability that the text is harmful.
+        group: Texts of one group are read together, such as an attack and its harmless twin.
+    """
+
+    score: _Name = "score"
+    group: _Name = "group"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """A text to learn from or to measure on.
@@ -69,6 +81,8 @@ class Example:
         stage: Where in an application it would pass the guard.
         family: Where it comes from, as the data says; None where it does not.
         language: Its language, as the data says; None where it does not.
+        score: What a teacher says, where `TaughtColumns` are read; None where none was asked.
+        group: Which texts it is read with, likewise.
     """
 
     source: str
@@ -77,6 +91,8 @@ class Example:
     stage: Stage
     family: str | None
     language: str | None
+    score: float | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,6 +325,7 @@ def _entry(row: Row, columns: Columns, stage: Stage, mistakes: Mistakes) -> _Ent
         own_stage = _word(row.values.get(columns.stage), columns.stage) or stage
         if own_stage not in STAGES:
             raise ValueError(f"unknown stage {own_stage!r}{nearest(own_stage, list(STAGES))}")
+        taught = columns if isinstance(columns, TaughtColumns) else None
         example = Example(
             source=row.source,
             text=text,
@@ -316,6 +333,8 @@ def _entry(row: Row, columns: Columns, stage: Stage, mistakes: Mistakes) -> _Ent
             stage=own_stage,
             family=_word(row.values.get(columns.family), columns.family),
             language=_word(row.values.get(columns.language), columns.language),
+            score=None if taught is None else _share(row.values.get(taught.score), taught.score),
+            group=None if taught is None else _word(row.values.get(taught.group), taught.group),
         )
         value = read_label(row.values.get(columns.label))
     except ValueError as error:
@@ -350,6 +369,18 @@ def _word(raw: Any, column: str) -> str | None:
     if isinstance(raw, int) and not isinstance(raw, bool):
         return str(raw)
     return _string(raw, column).strip()
+
+
+def _share(raw: Any, column: str) -> float | None:
+    if _missing(raw):
+        return None
+    try:
+        share = float(raw) if isinstance(raw, str | int | float) and not isinstance(raw, bool) else math.nan
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise ValueError(f"{column!r} must hold a teacher's probability in 0..1, or nothing")
+    return share
 
 
 class _Kept:
@@ -456,5 +487,6 @@ __all__ = [
     "FileRows",
     "LabelRules",
     "Reading",
+    "TaughtColumns",
     "read_dataset",
 ]

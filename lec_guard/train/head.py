@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from lec_guard.detect.heads import HeadSpec, HeadStack, LengthOffset, LengthOffsets
 from lec_guard.step import Stage
@@ -61,6 +62,63 @@ def fit_head(
         family of the text.
     """
     left_out = out_of_family(features, bags, folds, c=c)
+    fitted = fit_bags(features, bags, np.ones(len(features), np.bool_), c=c)
+    return _judged(left_out, bags, stages, fitted, name, labels)
+
+
+def fit_head_apart(
+    features: Floats,
+    bags: Bags,
+    held: npt.NDArray[np.bool_],
+    stages: Sequence[Stage],
+    *,
+    name: str,
+    labels: Sequence[str],
+    c: float,
+) -> FittedHead:
+    """Fit a head to some texts, and judge it on others alone: for features that were trained on the first ones.
+
+    Features that know a text make it easy to tell, and folds over such texts would promise what no new text keeps.
+
+    Args:
+        features: `[windows, features]`.
+        bags: The texts.
+        held: Which texts neither features nor head have seen, `[texts]`; whole families.
+        stages: The stage of each text.
+        name: The head's name.
+        labels: The classes, the benign one first.
+        c: Inverse strength of the L2 penalty.
+
+    Returns:
+        The head, fitted to the others. Aggregation, calibration and quantiles come of the held-out texts; `scores` are
+        theirs, in their order.
+    """
+    fitted, left_out = fit_apart(features, bags, held, c=c)
+    own_stages = [stage for stage, out in zip(stages, held.tolist(), strict=True) if out]
+    return _judged(left_out, bags.only(held), own_stages, fitted, name, labels)
+
+
+def fit_apart(features: Floats, bags: Bags, held: npt.NDArray[np.bool_], *, c: float) -> tuple[Columns, Floats]:
+    """Fit to some texts, and see what that says of the others.
+
+    Args:
+        features: `[windows, features]`.
+        bags: The texts.
+        held: Which texts it is not fitted to, `[texts]`.
+        c: Inverse strength of the L2 penalty.
+
+    Returns:
+        The columns, and their logits for the windows of the held-out texts, `[windows of these, columns]`.
+    """
+    out = held[bags.owner]
+    fitted = fit_bags(features, bags, ~out, c=c)
+    return fitted, fitted.logits(features[out])
+
+
+def _judged(
+    left_out: Floats, bags: Bags, stages: Sequence[Stage], fitted: Columns, name: str, labels: Sequence[str]
+) -> FittedHead:
+    """A head with what is known of it by logits of texts that it had not seen."""
     draft, tried = _aggregation(
         left_out,
         bags,
@@ -80,7 +138,6 @@ def fit_head(
     windows = np.bincount(bags.owner, minlength=len(bags.targets))
     own_stages = np.asarray(stages)[benign]
     known = benign_scores(scores[benign].max(axis=1), windows[benign], bags.families[benign], own_stages)
-    fitted = fit_bags(features, bags, np.ones(len(features), np.bool_), c=c)
     return FittedHead(
         spec=spec.model_copy(update={"benign": known}),
         columns=Columns(_calibrated(fitted.weight, slope, 0.0), _calibrated(fitted.bias[None], slope, offset)[0]),

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from lec_guard.detect.pairs import Part, meet
 from lec_guard.step import Stage
@@ -77,7 +76,7 @@ def fit_paired(
     counts = np.bincount(bags.classes[has], minlength=bags.targets.shape[1])
     if counts.min() < FEWEST:
         return None
-    own, within = _only(bags, has), has[bags.owner]
+    own, within = bags.only(has), has[bags.owner]
     fold_of = np.zeros(len(rows), np.int64)
     for number, held in enumerate(folds):
         fold_of[held] = number
@@ -94,13 +93,3 @@ def fit_paired(
         own_stages = [stage for stage, there in zip(stages, has, strict=True) if there]
         head = fit_head(meet(text, context, best), own, kept, own_stages, name=name, labels=labels, c=c)
     return Paired(texts=int(has.sum()), parts=best, quality=tried[best], alone=alone, head=head)
-
-
-def _only(bags: Bags, chosen: npt.NDArray[np.bool_]) -> Bags:
-    position = np.cumsum(chosen) - 1
-    within = chosen[bags.owner]
-    return Bags(
-        targets=bags.targets[chosen],
-        families=bags.families[chosen],
-        owner=position[bags.owner[within]].astype(np.int64),
-    )

@@ -66,7 +66,7 @@ def train_report(result: Trained) -> str:
         _Section(
             "Thresholds",
             ["As the policy that was written with the bundle has them."],
-            tables=[train_tables.bars(result)],
+            tables=[train_tables.bars(result.bars)],
         ),
     ]
     notes = list(result.notes)
@@ -248,7 +248,7 @@ def model_card(result: Trained) -> str:
         "",
         "## Thresholds",
         "",
-        *_table(train_tables.bars(result)),
+        *_table(train_tables.bars(result.bars)),
         "",
         "## Limits",
         "",

@@ -62,6 +62,20 @@ class Bags:
         """1 where that is not the benign one, `[texts]`."""
         return (self.classes > 0).astype(np.int64)
 
+    def only(self, chosen: npt.NDArray[np.bool_]) -> Bags:
+        """Some of the texts, with their windows; these keep their order.
+
+        Args:
+            chosen: Which texts, `[texts]`.
+
+        Returns:
+            Those, counted anew.
+        """
+        position = np.cumsum(chosen) - 1
+        within = chosen[self.owner]
+        owner = position[self.owner[within]].astype(np.int64)
+        return Bags(targets=self.targets[chosen], families=self.families[chosen], owner=owner)
+
     def weights(self) -> Floats:
         """Weights under which every class counts alike, and a family by the root of its size: `[texts]`."""
         return balanced_weights(self.classes, self.families)

@@ -1,4 +1,4 @@
-"""What both commands print: the figures that decide, as tables for a terminal."""
+"""What commands print: the figures that decide, as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lec_guard.errors import UnsupportedValueError
-from lec_guard.train import evaluation_tables, train_tables
+from lec_guard.train import distil_tables, evaluation_tables, train_tables
+from lec_guard.train.distil_run import DistilReport
 from lec_guard.train.evaluate import Evaluation, Measures, Method
 from lec_guard.train.tables import Table, plain
 from lec_guard.train.trainer import Trained
@@ -30,8 +31,24 @@ def train_summary(result: Trained) -> RenderableType:
     tables = [train_tables.facts(result)]
     if result.curves is not None:
         tables += train_tables.curves(result.curves, result.length, result.majority)
-    tables.append(train_tables.bars(result))
+    tables.append(train_tables.bars(result.bars))
     return _shown(tables, [*result.notes, *train_tables.limits(result)])
+
+
+def distil_summary(result: DistilReport) -> RenderableType:
+    """A run that tuned a model, for a terminal.
+
+    Args:
+        result: The run.
+
+    Returns:
+        What `rich.console.Console.print` takes.
+
+    Raises:
+        UnsupportedValueError: If rich is not installed.
+    """
+    tables = [distil_tables.facts(result), distil_tables.told_apart(result), train_tables.bars(result.bars)]
+    return _shown(tables, result.notes)
 
 
 def evaluation_summary(result: Evaluation) -> RenderableType:

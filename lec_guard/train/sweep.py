@@ -253,14 +253,14 @@ def split(classes: Ints, families: Sequence[str], labels: Sequence[str]) -> Part
         raise UnsupportedValueError(f"a sweep needs texts of two classes at least; these have {only}")
     _, family = np.unique(np.asarray(families, np.str_), return_inverse=True)
     every = np.arange(len(classes))
-    test = _families_apart(classes, family, _TEST)
+    test = families_apart(classes, family, _TEST)
     if test is None:
         raise UnsupportedValueError(
             f"{_of_one_family(classes, family, labels)}: no family can be held apart for testing. "
             "Name more families, or give clusters of near-duplicates as families"
         )
     rest = every[~test]
-    choice = _families_apart(classes[rest], family[rest], _CHOICE)
+    choice = families_apart(classes[rest], family[rest], _CHOICE)
     by_family = choice is not None
     if choice is None:
         choice = _texts_apart(classes[rest], _CHOICE)
@@ -725,8 +725,17 @@ def _some_windows(owner: Ints, texts: Ints, classes: Ints) -> Ints:
     return np.asarray(mine[some_of_each(own, np.where(classes[own] == 0, *_MOST))], np.int64)
 
 
-def _families_apart(classes: Ints, family: Ints, share: float) -> npt.NDArray[np.bool_] | None:
-    """Families that make up a share of each class, as nearly as they can; None where a class is left on one side."""
+def families_apart(classes: Ints, family: Ints, share: float) -> npt.NDArray[np.bool_] | None:
+    """Choose families that make up a share of each class, as nearly as they can.
+
+    Args:
+        classes: The class of each text, `[texts]`.
+        family: The family of each, counted from 0, `[texts]`.
+        share: How much of each class.
+
+    Returns:
+        Which texts, `[texts]`; None where a class can't be on both sides.
+    """
     count = classes.max() + 1
     table = np.zeros((family.max() + 1, count))
     np.add.at(table, (family, classes), 1)

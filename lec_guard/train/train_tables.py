@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from lec_guard.train.bars import Bar
 from lec_guard.train.sweep import Spread, SummaryRow, Sweep, name_of
 from lec_guard.train.tables import NONE, Footnotes, Table, counted, number, percent
-from lec_guard.train.trainer import Bar, Trained
+from lec_guard.train.trainer import Trained
 
 _PERFECT = 0.999
 """AUC from which left-out families say more of the data than of the head."""
@@ -43,18 +44,18 @@ def facts(result: Trained) -> Table:
     return Table("The head", ("what", "value"), tuple(rows), words=(0, 1))
 
 
-def bars(result: Trained) -> Table:
+def bars(found: Sequence[Bar]) -> Table:
     """Thresholds and what they promise.
 
     Args:
-        result: The run.
+        found: The thresholds.
 
     Returns:
         One row a stage.
     """
     notes = Footnotes()
     rows = []
-    for bar in result.bars:
+    for bar in found:
         mark = "" if bar.texts else notes.mark("no benign text of this stage was there: the threshold promises nothing")
         least = percent(_least(bar)) if bar.texts else NONE
         rows.append((bar.stage, f"{bar.threshold:.4g}", f"{bar.texts:,}", f"{bar.stopped:,}{mark}", least))

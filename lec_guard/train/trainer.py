@@ -9,13 +9,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 from pydantic import BaseModel, ConfigDict
 from threadpoolctl import threadpool_limits
 
@@ -39,8 +38,8 @@ from lec_guard.detect.extractor import Block, Extractor
 from lec_guard.detect.heads import HeadStack
 from lec_guard.detect.prune import load_pruned
 from lec_guard.errors import BundleError, UnsupportedValueError
-from lec_guard.policy.schema import PolicyFile
 from lec_guard.step import Stage
+from lec_guard.train.bars import Bar, stage_bars, write_policy
 from lec_guard.train.calibrate import PRIOR, Aggregation, best_of
 from lec_guard.train.config import TrainConfig, TrainPooling
 from lec_guard.train.data import Dataset, read_dataset
@@ -105,24 +104,6 @@ class WithContext(_Part):
     loss: float
     loss_alone: float
     kept: bool
-
-
-class Bar(_Part):
-    """The threshold of a stage.
-
-    Attributes:
-        stage: The stage.
-        threshold: Texts with this score or more are stopped.
-        texts: Benign texts of left-out families that were there to measure with.
-        stopped: How many of them are.
-        needed: How many it takes to know the rate that was asked for (rule of three).
-    """
-
-    stage: Stage
-    threshold: float
-    texts: int
-    stopped: int
-    needed: int
 
 
 class Trained(_Part):
@@ -249,7 +230,7 @@ def train(config: TrainConfig, out: Path, *, progress: Progress = lambda _what, 
     with clock.part("loading"):
         deepest = load_pruned(folder, 0).full_layers
         layers = _layers(config, deepest)
-        poolings = config.poolings or _poolings(folder)
+        poolings = config.poolings or poolings_of(folder)
         blocks = [Block(layer, pooling) for layer in layers for pooling in poolings]
         extractor = Extractor.load(folder, blocks=blocks, window=config.window.spec)
     with clock.part("features") as done:
@@ -292,7 +273,7 @@ def train(config: TrainConfig, out: Path, *, progress: Progress = lambda _what, 
             if config.model is None
             else PathBase(kind="path", path=str(folder.resolve())),
             files=hash_files(folder),
-            blocks=_stored(chosen.blocks),
+            blocks=stored(chosen.blocks),
             window=Windows(**asdict(config.window.spec)),
             extractor_id=final.extractor_id,
             heads=(fitted.spec,),
@@ -301,12 +282,12 @@ def train(config: TrainConfig, out: Path, *, progress: Progress = lambda _what, 
             else MeetingPairs(kind="meeting", parts=paired.parts, heads=(pair_head.spec,)),
             heads_sha256="0" * 64,
         ),
-        Learned(_stack([fitted]), None if pair_head is None else _stack([pair_head])),
+        Learned(stack_of([fitted]), None if pair_head is None else stack_of([pair_head])),
     )
     result = _trained(
         out, config, texts, bags, fitted, tried, clock, layers=deepest, notes=notes, paired=paired, curves=curves
     )
-    _write_policy(out / POLICY, result)
+    write_policy(out / POLICY, result.head, result.bars)
     (out / REPORT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(work)  # Features say much of the texts that they are of.
     return result
@@ -343,9 +324,7 @@ def add_head(
     with clock.part("reading"):
         texts = _Texts.read(config)
     with clock.part("loading"):
-        extractor = Extractor.load(
-            bundle.base_folder(), blocks=bundle.blocks, window=bundle.window, gates=bundle.learned.gates
-        )
+        extractor = bundle.extractor()
         if extractor.extractor_id != spec.extractor_id:
             raise BundleError(f"{bundle.folder}: its heads were fitted on another extractor; fit them again first")
     with clock.part("features") as done, TemporaryDirectory() as work:
@@ -369,11 +348,16 @@ def add_head(
         )
     _write_over(to, bundle, fitted)
     notes = list(texts.notes)
+    if bundle.learned.adapters is not None:
+        notes.append(
+            "the bundle's adapters may have been trained on these families: then left-out ones say more good of the "
+            "head than there is"
+        )
     if any(example.context for example in texts.dataset.examples):
         notes.append("contexts were not read: a head that is added reads texts alone")
     deepest = load_pruned(bundle.base_folder(), 0).full_layers
     result = _trained(to, config, texts, bags, fitted, tried, clock, layers=deepest, notes=notes)
-    _write_policy(to / f"{config.head}.{POLICY}", result)
+    write_policy(to / f"{config.head}.{POLICY}", result.head, result.bars)
     (to / f"{config.head}.{REPORT}").write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return result
 
@@ -407,7 +391,7 @@ def _trained(
         platt=fitted.platt,
         aggregation=best_of(fitted.aggregations),
         context=None if paired is None else _context(paired),
-        bars=_bars(fitted, bags, texts.stages, config.max_fpr),
+        bars=stage_bars(fitted, bags.harmful, texts.stages, config.max_fpr),
         curves=curves.sweep,
         length=curves.length,
         majority=curves.majority,
@@ -433,8 +417,15 @@ def _layers(config: TrainConfig, deepest: int) -> Sequence[int]:
     return sorted(layers)
 
 
-def _poolings(folder: Path) -> tuple[TrainPooling, ...]:
-    """Of a decoder the last token has seen all others."""
+def poolings_of(folder: Path) -> tuple[TrainPooling, ...]:
+    """The poolings that are tried by default: of a decoder the last token has seen all others.
+
+    Args:
+        folder: The model.
+
+    Returns:
+        Mean and max, and perhaps last.
+    """
     return ("mean", "max", "last") if _is_decoder(folder) else ("mean", "max")
 
 
@@ -542,65 +533,11 @@ def _with_context(
     return paired, [] if paired.head else ["contexts were not read: left-out families did no better with them"]
 
 
-def _bars(fitted: FittedHead, bags: Bags, stages: Sequence[Stage], max_fpr: float) -> tuple[Bar, ...]:
-    """Where each stage's benign texts keep to a rate; where too few are there to know it, no lower than even odds."""
-    needed = int(np.ceil(3 / max_fpr))
-    scores, benign = fitted.scores.max(axis=1), bags.harmful == 0
-    bars = []
-    for stage in sorted(set(stages)):
-        own = scores[benign & (np.asarray(stages) == stage)]
-        entries = [entry for entry in fitted.spec.benign if entry.stage == stage]
-        # Of each number of windows, the lowest score whose rate keeps to the budget, or comes nearest.
-        found = [
-            next((score for rate, score in zip(e.rates, e.scores, strict=True) if rate <= max_fpr), e.scores[-1])
-            for e in entries
-        ]
-        floor = 0.0 if found and all(entry.texts >= needed for entry in entries) else PRIOR
-        # Upwards, because a text with the threshold's own score is stopped.
-        threshold = float(np.ceil(max([floor, *found]) * 1e4 + 1e-3) / 1e4)
-        threshold = min(threshold, 1.0)
-        bars.append(
-            Bar(stage=stage, threshold=threshold, texts=len(own), stopped=int((own >= threshold).sum()), needed=needed)
-        )
-    return tuple(bars)
-
-
-def _write_policy(path: Path, result: Trained) -> None:
-    """A policy to start from: it blocks at the thresholds, and says what they promise."""
-    rules = [
-        {
-            "name": f"{result.head}-{bar.stage}",
-            "stages": [bar.stage],
-            "head": result.head,
-            "threshold": bar.threshold,
-            "action": "block",
-        }
-        for bar in result.bars
-    ]
-    body = {"description": f"Blocks what the head {result.head} finds.", "rules": rules}
-    PolicyFile.model_validate(body)
-    promises = "".join(f"# {promise(bar)}\n" for bar in result.bars)
-    path.write_text(promises + yaml.safe_dump(body, sort_keys=False), encoding="utf-8")
-
-
-def promise(bar: Bar) -> str:
-    """What is known of a threshold, in a sentence.
-
-    Args:
-        bar: The threshold.
-
-    Returns:
-        The sentence.
-    """
-    seen = f"{bar.stage}: {bar.stopped} of {bar.texts:,} benign texts of left-out families reach {bar.threshold:g}"
-    return f"{seen}." if bar.texts >= bar.needed else f"{seen}; to know the rate takes {bar.needed:,}."
-
-
 def _write_over(to: Path, bundle: Bundle, fitted: FittedHead) -> None:
     """Put a bundle with one more head in the place of one that is there, in one step."""
     spec, learned = bundle.spec, bundle.learned
     base = spec.base
-    if isinstance(base, PathBase):
+    if isinstance(base, PathBase) and not to.exists():  # else it lies where it lay, seen from the same folder
         base = PathBase(kind="path", path=str((bundle.folder / base.path).resolve()))
     heads = HeadStack(
         [*spec.heads, fitted.spec],
@@ -616,7 +553,7 @@ def _write_over(to: Path, bundle: Bundle, fitted: FittedHead) -> None:
     write_bundle(
         beside,
         spec.model_copy(update={"name": name, "base": base, "heads": heads.specs}),
-        Learned(heads, learned.pair_heads, learned.gates),
+        replace(learned, heads=heads),
     )
     if to.exists():
         to.rename(before)
@@ -624,7 +561,15 @@ def _write_over(to: Path, bundle: Bundle, fitted: FittedHead) -> None:
     shutil.rmtree(before, ignore_errors=True)
 
 
-def _stack(heads: Sequence[FittedHead]) -> HeadStack:
+def stack_of(heads: Sequence[FittedHead]) -> HeadStack:
+    """Heads as a bundle has them.
+
+    Args:
+        heads: The heads.
+
+    Returns:
+        One matrix.
+    """
     columns: list[Columns] = [head.columns for head in heads]
     return HeadStack(
         [head.spec for head in heads],
@@ -633,13 +578,21 @@ def _stack(heads: Sequence[FittedHead]) -> HeadStack:
     )
 
 
-def _stored(blocks: Sequence[Block]) -> tuple[FeatureBlock, ...]:
+def stored(blocks: Sequence[Block]) -> tuple[FeatureBlock, ...]:
+    """Blocks as a bundle has them.
+
+    Args:
+        blocks: The blocks.
+
+    Returns:
+        The same.
+    """
     return tuple(FeatureBlock(**asdict(block)) for block in blocks)
 
 
 def _tried(candidate: Candidate) -> Tried:
     own = candidate.quality
-    return Tried(blocks=_stored(candidate.blocks), penalty=candidate.penalty, loss=own.loss, auc=own.auc)
+    return Tried(blocks=stored(candidate.blocks), penalty=candidate.penalty, loss=own.loss, auc=own.auc)
 
 
 def _context(paired: Paired) -> WithContext:

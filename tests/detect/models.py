@@ -13,6 +13,7 @@ import torch
 import transformers as hf
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from lec_guard.detect.adapters import Adapters, Factors
 from lec_guard.detect.bundle import (
     BundleSpec,
     FeatureBlock,
@@ -26,7 +27,9 @@ from lec_guard.detect.bundle import (
 )
 from lec_guard.detect.extractor import Block, Extractor
 from lec_guard.detect.heads import HeadSpec, HeadStack
+from lec_guard.detect.merge import digests, linear_modules
 from lec_guard.detect.pairs import Part
+from lec_guard.detect.prune import load_pruned
 from lec_guard.detect.windows import WindowSpec
 
 WIDTH = 32
@@ -221,9 +224,10 @@ def save_bundle(
     window: WindowSpec = WINDOW,
     gates: np.ndarray | None = None,
     pairs: bool = False,
+    adapters: Adapters | None = None,
 ) -> Path:
     """Write a bundle with random heads on a base folder, named by `stored_path` or in full."""
-    extractor = Extractor.load(base, blocks=blocks, window=window, gates=gates)
+    extractor = Extractor.load(base, blocks=blocks, window=window, gates=gates, adapters=adapters)
     width = extractor.backend.width
     spec = BundleSpec(
         name="tiny",
@@ -237,7 +241,7 @@ def save_bundle(
         heads_sha256="0" * 64,
     )
     pair_heads = random_heads(width * len(PARTS), specs=PAIR_HEADS, seed=1) if pairs else None
-    write_bundle(folder, spec, Learned(random_heads(width), pair_heads, gates))
+    write_bundle(folder, spec, Learned(random_heads(width), pair_heads, gates, adapters))
     return folder
 
 
@@ -257,7 +261,7 @@ def save_extra(
         base = PathBase(kind="path", path=str((bundle / base.path).resolve()))
     pairs = MeetingPairs(kind="meeting", parts=parts, heads=pair_heads.specs) if pair_heads else None
     spec = there.spec.model_copy(update={"name": name, "base": base, "heads": heads.specs, "pairs": pairs})
-    write_bundle(folder, spec, Learned(heads, pair_heads, there.learned.gates))
+    write_bundle(folder, spec, Learned(heads, pair_heads, there.learned.gates, there.learned.adapters))
     return folder
 
 
@@ -265,3 +269,16 @@ def edit_json(path: Path, **changes: object) -> None:
     """Change top-level keys of a JSON file; a value None removes the key."""
     content = {**json.loads(path.read_text(encoding="utf-8")), **changes}
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}), encoding="utf-8")
+
+
+def adapters_of(base: Path, layers: int, *, rank: int = 2, alpha: float = 4.0, seed: int = 3) -> Adapters:
+    """Random adapters of all linear modules of the first layers, large enough to show."""
+    model = load_pruned(base, layers)
+    modules = linear_modules(model)
+    numbers = np.random.default_rng(seed)
+    factors = {}
+    for name, module in modules.items():
+        outputs, inputs = module.weight.shape if isinstance(module, torch.nn.Linear) else module.weight.T.shape
+        a, b = numbers.normal(size=(rank, inputs)), numbers.normal(scale=0.1, size=(outputs, rank))
+        factors[name] = Factors(a.astype(np.float32), b.astype(np.float32))
+    return Adapters(rank=rank, alpha=alpha, factors=factors, weights=digests(modules, factors))

@@ -353,6 +353,13 @@ def test_damaged_weights_are_refused(bert: Saved, tmp_path: Path, damage: object
         load_pruned(folder, 1)
 
 
+def test_a_base_that_sends_the_loader_elsewhere_is_refused(bert: Saved, tmp_path: Path) -> None:
+    folder = copied(bert.folder, tmp_path / "base")
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "elsewhere")}))
+    with pytest.raises(BundleError, match=r"holds adapters of peft .* merge them"):
+        load_pruned(folder, 1)
+
+
 def test_encoder_decoder_is_refused(tmp_path: Path) -> None:
     config = hf.T5Config(vocab_size=VOCAB, d_model=WIDTH, d_kv=8, d_ff=48, num_layers=2, num_heads=4, pad_token_id=0)
     save(hf.T5ForConditionalGeneration(config), tmp_path)

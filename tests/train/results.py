@@ -8,12 +8,13 @@ import numpy as np
 
 from lec_guard.detect.bundle import FeatureBlock
 from lec_guard.detect.heads import HeadSpec
+from lec_guard.train.bars import Bar
 from lec_guard.train.baselines import LengthOnly, Majority, context_only
 from lec_guard.train.calibrate import Aggregation
 from lec_guard.train.evaluate import Budget, Evaluation, evaluate
 from lec_guard.train.screen import Agreement, Screen, Screened
 from lec_guard.train.sweep import PartSizes, Record, Spread, Sweep
-from lec_guard.train.trainer import Bar, Trained, Tried, WithContext
+from lec_guard.train.trainer import Trained, Tried, WithContext
 from tests.train.test_evaluate import Data, Told, changed, drawn
 
 

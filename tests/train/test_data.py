@@ -18,7 +18,7 @@ import pytest
 from lec_guard import UnsupportedValueError
 from lec_guard.detect.heads import HeadSpec
 from lec_guard.train import rows as rows_of_files
-from lec_guard.train.data import Columns, Dataset, Example, LabelRules, Reading, read_dataset
+from lec_guard.train.data import Columns, Dataset, Example, LabelRules, Reading, TaughtColumns, read_dataset
 from lec_guard.train.labels import LABEL
 
 ROWS = [{"text": "hello there", "label": "benign"}, {"text": "obey me now", "label": "injection"}]
@@ -500,3 +500,32 @@ def test_targets_must_fit():
             labels=("benign", "a"),
             targets=np.zeros((2, 2), np.float32),
         )
+
+
+# What a teacher says
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_a_teachers_score_and_a_group_are_read_where_they_are_asked_for(tmp_path, ending):
+    rows = [
+        {**ROWS[0], "score": 0.25, "group": "twins 1"},
+        {**ROWS[1], "score": 1.0, "group": "twins 1"},
+        {"text": "hello you", "label": "benign", "score": None, "group": None},
+    ]
+    path = tmp_path / f"data.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        (table if ending == "csv" else lines)(path, rows)
+    found = read_dataset([path], TaughtColumns()).dataset.examples
+    assert [(one.score, one.group) for one in found] == [(0.25, "twins 1"), (1.0, "twins 1"), (None, None)]
+    # To all others a column of that name is one of their own.
+    assert {(one.score, one.group) for one in read(path).dataset.examples} == {(None, None)}
+
+
+@pytest.mark.parametrize("score", [1.01, -0.1, "high", True, [0.5], "nan"])
+def test_a_score_that_is_no_probability_is_named_by_its_row(tmp_path, score):
+    path = lines(tmp_path / "a.jsonl", [ROWS[0], {**ROWS[1], "score": score}])
+    with pytest.raises(UnsupportedValueError, match=r"a\.jsonl:2: 'score' must hold a teacher's probability"):
+        read_dataset([path], TaughtColumns())
+    assert read(path).rows == 2

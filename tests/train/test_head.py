@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lec_guard.detect.heads import HeadStack
-from lec_guard.train.head import fit_head
+from lec_guard.train.head import fit_apart, fit_head, fit_head_apart
 from lec_guard.train.select import Bags
 from tests.train.test_select import make
 
@@ -72,3 +72,33 @@ def test_uncertain_texts_are_calibrated_to_what_is_known_of_them(rng):
     harmful = bags.harmful == 1
     assert fitted.scores[harmful].mean() == pytest.approx(0.7, abs=0.08)
     assert fitted.scores[~harmful].mean() == pytest.approx(0.3, abs=0.08)
+
+
+def test_a_head_can_be_judged_by_texts_alone_that_its_features_have_not_seen(rng):
+    features, bags, folds = make(rng, texts=600, windows=3, signal=0.0)
+    held = np.isin(np.arange(600), folds[0])
+    # Features that know the other texts: their first column is the label.
+    knows = features.copy()
+    knows[:, 0] = np.where(held[bags.owner], 0, 20 * bags.harmful[bags.owner] - 10)
+    fitted = fit_head_apart(knows, bags, held, ["input"] * 600, name="mine", labels=["none", "one"], c=0.1)
+    assert len(fitted.scores) == held.sum()
+    harmful = bags.harmful[held] == 1
+    # It knows that it knows nothing of texts that are new.
+    assert np.median(np.abs(fitted.scores - 0.5)) < 0.1
+    (entry,) = fitted.spec.benign
+    assert entry.texts == (~harmful).sum()
+    everyone = fit_head(knows, bags, folds, ["input"] * 600, name="mine", labels=["none", "one"], c=0.1)
+    assert np.median(np.abs(everyone.scores[~held] - 0.5)) > 0.4
+
+
+def test_what_is_held_out_does_not_move_the_columns(rng):
+    features, bags, folds = make(rng, texts=300, windows=2)
+    held = np.isin(np.arange(300), folds[1])
+    columns, logits = fit_apart(features, bags, held, c=0.1)
+    other = features.copy()
+    other[held[bags.owner]] += 5
+    again, moved = fit_apart(other, bags, held, c=0.1)
+    np.testing.assert_array_equal(again.weight, columns.weight)
+    assert logits.shape == moved.shape == (held[bags.owner].sum(), 1)
+    assert not np.array_equal(logits, moved)
+    np.testing.assert_allclose(logits, columns.logits(features[held[bags.owner]]))

@@ -18,7 +18,7 @@ def test_facts_say_what_was_fitted_and_how_well_left_out_families_did():
 
 
 def test_thresholds_say_what_they_promise_and_which_promise_nothing():
-    table = train_tables.bars(trained())
+    table = train_tables.bars(trained().bars)
     assert table.rows[0] == ("input", "0.62", "120", "3", "2.5%")
     assert table.rows[1][:4] == ("retrieval", "0.5", "0", "0¹")
     assert "promises nothing" in table.footnotes[0]

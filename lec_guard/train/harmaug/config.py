@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lec_guard.train.config import LabelledData, paths_from, read_run
-from lec_guard.train.data import Columns
 
 Prefill = Literal["auto", "always", "never"]
 """Whether the beginning of an answer is put into the model's mouth. `auto`: where the provider is known to take it."""
@@ -138,13 +137,7 @@ class AugmentConfig(LabelledData):
             UnsupportedValueError: One line a mistake: file, line, key, what is wrong, and the key that was likely
                 meant; a mistake in what was given names the option.
         """
-        parts: dict[str, type[BaseModel]] = {
-            "columns": Columns,
-            "generator": ModelConfig,
-            "responder": ModelConfig,
-            "teacher": TeacherConfig,
-        }
-        return read_run(cls, path, given, place=_from_folder, parts=parts)
+        return read_run(cls, path, given, place=_from_folder)
 
 
 def _from_folder(key: str, value: Any, folder: Path) -> Any:
