@@ -48,8 +48,11 @@ Progress = Callable[[str, float], None]
 _PROBED = 2000
 """Texts of a lesson that its head starts from."""
 
-_START_PENALTY = 0.1
-"""C of that start."""
+_START_PENALTY = 0.001
+"""C of that start: so strong that heads alone do not tell all texts apart, or nothing would be left to learn."""
+
+_LOGIT_STEP = 0.05
+"""What a step may move a logit by the heads alone, with features that are 1 from their mean."""
 
 _VERSION = 1
 """Changes with what a run does: a checkpoint of another version is of another run."""
@@ -88,7 +91,7 @@ class Tuning(BaseModel):
     alpha: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 32.0
     frozen: Annotated[int, Field(ge=0)] | None = 0
     epochs: Annotated[int, Field(gt=0)] = 3
-    tokens: Annotated[int, Field(gt=0)] = 8192
+    tokens: Annotated[int, Field(gt=0)] = 4096
     most_windows: Annotated[int, Field(gt=0)] = 24
     rate: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
     decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.01
@@ -409,7 +412,7 @@ class _Run:
     def _step(self, batch: Batch) -> None:
         config = self._config
         for group in self._optimiser.param_groups:
-            group["lr"] = self._rate()
+            group["lr"] = group["most"] * self._share_of_rate()
         with self._drawing(1 + self.done):
             features = self._features(batch.windows)
             if config.full and config.dropout:
@@ -514,19 +517,26 @@ class _Run:
         self._heads = [
             (weight.detach().clone().requires_grad_(), bias.detach().clone().requires_grad_()) for weight, bias in heads
         ]
-        weights = [*self._weights.values(), *(weight for weight, _ in self._heads)]
-        matrices = [own for own in weights if own.ndim > 1]
-        # As in HarmAug: no decay of norms and biases.
-        others = [*(own for own in weights if own.ndim <= 1), *(bias for _, bias in self._heads)]
+        rate, decay = _rate_of(self._config), self._config.decay
+        weights = list(self._weights.values())
+        # A step of Adam moves every weight by the rate, and so a logit by the rate times all of its features. Heads
+        # start where they are best: what they read is to move, and not they.
+        slow = min(rate, _LOGIT_STEP / len(self._mean))
+        groups = [
+            (rate, decay, [own for own in weights if own.ndim > 1]),
+            (rate, 0.0, [own for own in weights if own.ndim <= 1]),  # as in HarmAug: no decay of norms and biases
+            (slow, decay, [weight for weight, _ in self._heads]),
+            (slow, 0.0, [bias for _, bias in self._heads]),
+        ]
         self._optimiser = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": self._config.decay}, {"params": others, "weight_decay": 0.0}],
-            lr=_rate_of(self._config),
+            [{"params": own, "weight_decay": decay, "most": most} for most, decay, own in groups if own], lr=rate
         )
 
-    def _rate(self) -> float:
+    def _share_of_rate(self) -> float:
+        """Up, and then down to nothing."""
         rising = self._config.warmup * self.total
         up = (self.done + 1) / rising if rising else 1.0
-        return _rate_of(self._config) * min(up, (self.total - self.done) / max(self.total - rising, 1))
+        return min(up, (self.total - self.done) / max(self.total - rising, 1))
 
     def _drawing(self, number: int) -> _Drawn:
         return _Drawn(self._device, (self._config.seed << 32) + number)

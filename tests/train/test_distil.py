@@ -96,7 +96,19 @@ def test_families_that_nothing_has_seen_are_told_apart_better(
     before, after = auc(folder, own, None, found.held), auc(folder, own, found.adapters, found.held)
     assert before < 0.75
     assert after > 0.95
+    # Its own heads say so too, and the right way round.
+    unseen = [one for one in either() if one.family in found.held]
+    features, owner = read(folder, own, found.adapters, unseen)
+    logits = text_logits(found.heads.logits(features)[:, 0], owner, len(unseen), 1.0)
+    assert roc_auc_score([one.label for one in unseen], logits) > 0.9
     assert found.losses[-1] < 0.5 * found.losses[0]
+
+
+def test_what_adapters_read_is_left_out_at_random(base: Callable[[str], Path]) -> None:
+    runs = [distil([lesson()], base("bert"), config(epochs=1, dropout=dropout)) for dropout in (0.0, 0.5)]
+    assert not same(*runs)
+    full = [config(epochs=1, dropout=dropout, full=True, rate=0.001) for dropout in (0.0, 0.5)]
+    assert not same(*(distil([lesson()], base("bert"), own) for own in full))
 
 
 def test_a_teacher_alone_is_enough(base: Callable[[str], Path]) -> None:
