@@ -132,7 +132,11 @@ def test_making_examples_goes_as_the_page_says(
     (tmp_path / "augment.yaml").write_text(next(text for language, text in snippets if language == "yaml"))
     commands = [line for line in snippets[0][1].splitlines() if line.startswith("lec-guard")]
     # Fewer rows and one layer: what the page says does not depend on how many.
-    shorter = {"augment": ["--count", "12"], "train": ["--layer", "3", "--pooling", "mean", "--seeds", "1"]}
+    shorter = {
+        "augment": ["--count", "12"],
+        "train": ["--layer", "3", "--pooling", "mean", "--seeds", "1"],
+        "distil": ["--layers", "2", "--epochs", "1"],
+    }
     for command in commands:
         words = shlex.split(command)[1:]
         assert CliRunner().invoke(app, [*words, *shorter[words[0]]]).exit_code == 0
@@ -142,6 +146,8 @@ def test_making_examples_goes_as_the_page_says(
     trained = json.loads((tmp_path / "ours" / "train.json").read_text(encoding="utf-8"))
     assert trained["labels"] == ["ok", "advice"]
     assert sum(trained["counts"]) > 90
+    tuned = json.loads((tmp_path / "tuned" / "distil.json").read_text(encoding="utf-8"))
+    assert tuned["taught"] > 30
     capsys.readouterr()
     for language, text in snippets:
         if language == "python":

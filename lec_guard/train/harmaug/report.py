@@ -126,11 +126,14 @@ class Text:
         said: dict[str, Any] = {"label": None, "score": None}
         if label is not None:
             said = {"label": self.topic.label if label.score > 0.5 else benign, "score": round(label.score, 4)}
+        family = f"augmented/{generator}/{self.topic.name}"
         return {
             "text": self.text,
             **({} if self.context is None else {"context": self.context}),
             **said,
-            "family": f"augmented/{generator}/{self.topic.name}",
+            "family": family,
+            # An attack and its twins, which `lec-guard distil` reads in one batch.
+            "group": f"{family}/{self.number}",
             "category": self.topic.name,
             "stage": stage,
             "origin": {

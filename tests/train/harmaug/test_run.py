@@ -61,6 +61,7 @@ def test_each_harmful_instruction_has_a_twin_and_two_answers(data, tmp_path):
         assert (row["label"], row["score"]) == (("forbidden", 0.9) if harmful else ("ok", 0.1))
         assert row["family"] == f"augmented/scripted/{row['category']}"
         assert row["origin"]["generator"] == "scripted"
+        assert row["group"] == f"{row['family']}/{row['origin']['number']}"
         assert {name.partition(":")[0] for name in row["origin"]["exemplars"]} == {"data.jsonl"}
         assert not row["text"].startswith(("I have an idea", "Here is"))
     assert {row["category"] for row in rows} == {"theft", "fraud"}
