@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.embedded.features import PACKAGE, WINDOW
-from benchmarks.embedded.mixture import INGREDIENTS, fewer, held_in, lessons
+from benchmarks.embedded.mixture import INGREDIENTS, examples, fewer, held_in, lessons
 from benchmarks.embedded.sets import read_examples
 from benchmarks.embedded.tail import HELD as TAIL_HELD
 from lec_guard.detect.bundle import (
@@ -82,13 +82,9 @@ def _tune(options: argparse.Namespace) -> None:
         learnt = learnt[: options.draw]
     else:
         learnt = read_examples(options.mined / "mined.jsonl")
-    own = lessons(
-        options.data,
-        most=options.most,
-        plant=options.plant,
-        tail=learnt,
-        ingredients=INGREDIENTS - set(options.without),
-    )
+    ingredients = INGREDIENTS - set(options.without)
+    texts = examples(options.data, most=options.most, plant=options.plant, ingredients=ingredients)
+    own = lessons([*texts, *(learnt if "tail" in ingredients else ())])
     own = fewer(own, options.share, keep=())
     tuning = {"tokens": 4096, "most_windows": 12, "epochs": 1, **options.tuning}
     config = DistilConfig(blocks=BLOCKS, window=Windows(**asdict(WINDOW)), **tuning)

@@ -6,18 +6,17 @@ ordinary request is harmless as input and an attack inside a document, so it sta
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from benchmarks.embedded.features import sample
 from benchmarks.embedded.plant import plants
-from benchmarks.embedded.sets import Example
-from benchmarks.embedded.tasks import CATEGORIES, TASKS, category
+from benchmarks.embedded.sets import Example, Kind
+from benchmarks.embedded.tasks import CATEGORIES, TASKS, Task, category
 from benchmarks.embedded.templates import BANK, expand, read_rows, read_slots
 from lec_guard.detect.heads import HeadSpec
 from lec_guard.train.lessons import Lesson, LessonExample
@@ -36,59 +35,56 @@ HELD = frozenset(
 """Public families that nothing learns from: what is chosen, and all thresholds, come from these and from
 `benchmarks.embedded.tail.HELD`. Harmless ones of every kind, and of each head one or more of attacks."""
 
-HEADS = ("injection", "indirect_injection", "safety")
 _AS_TEXT = ("override", "hijack", "agent", "fake_turns", "authority")
 """Attacks of users that are attacks in third-party text as well."""
 
-_EACH = {"attacks": 3, "twins": 3, "languages": 1}
+_EACH = 3
 """Texts that are made of a template with slots."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A text, and what it teaches each head: the label, or None for nothing."""
-
-    text: str
-    family: str
-    labels: tuple[int | None, int | None, int | None]
-    group: str | None = None
-
-
-def lessons(
+def examples(
     data: Path,
     *,
     most: int = 500,
     plant: int = 2_500,
-    tail: Sequence[Example] = (),
     ingredients: Collection[Ingredient] = INGREDIENTS,
     seed: int = 0,
-) -> list[Lesson]:
-    """The lessons of the heads that share a pass.
+) -> list[Example]:
+    """Public texts and our own.
 
     Args:
         data: The folder with `train/`.
         most: Public texts of each set and label, at most.
         plant: Documents that something is planted in.
-        tail: Harmless texts of `benchmarks.embedded.tail`: those that scored high, or any.
-        ingredients: What is mixed in, beside public sets.
+        ingredients: What is mixed in, beside public sets; the tail is not read here.
         seed: Decides what is made of templates.
 
     Returns:
-        One lesson for each head of `HEADS`, with the families of `HELD` in it.
+        The texts, with families of `HELD` among them.
     """
     rng = random.Random(seed)  # noqa: S311 - repeatable
-    rows = [row for example in sample(data / "train", most) if (row := _public(example)) is not None]
+    found = sample(data / "train", most)
     if "attacks" in ingredients:
-        rows += _attacks(rng)
+        found += _attacks(rng)
     if "twins" in ingredients:
-        rows += _twins(rng)
+        found += _twins(rng)
     if "languages" in ingredients:
-        rows += _languages()
+        found += _languages()
     if "plants" in ingredients:
-        rows += _plants(seed, plant)
-    if "tail" in ingredients:
-        rows += [_Row(example.text, example.family, (0, 0, 0)) for example in tail]
-    return [Lesson(head=_spec(name), examples=_examples(rows, at)) for at, name in enumerate(HEADS)]
+        found += _plants(seed, plant)
+    return found
+
+
+def lessons(found: Sequence[Example]) -> list[Lesson]:
+    """What texts teach the heads that share a pass.
+
+    Args:
+        found: The texts.
+
+    Returns:
+        One lesson for each of `TASKS`.
+    """
+    return [Lesson(head=_spec(task), examples=list(_taught(found, task))) for task in TASKS]
 
 
 def held_in(own: Sequence[Lesson], tail_held: Collection[str]) -> frozenset[str]:
@@ -97,85 +93,95 @@ def held_in(own: Sequence[Lesson], tail_held: Collection[str]) -> frozenset[str]
     return frozenset(there & (HELD | set(tail_held)))
 
 
-def _spec(name: str) -> HeadSpec:
-    two_level = name == "safety"
+def _spec(task: Task) -> HeadSpec:
+    two_level = task.head == "safety"
     return HeadSpec(
-        name=name,
+        name=task.head,
         kind="two_level" if two_level else "binary",
-        labels=("unsafe", *CATEGORIES) if two_level else ("injection",),
+        labels=(task.positive, *CATEGORIES) if two_level else (task.positive,),
         aggregation="attention",
         temperature=1.0,
     )
 
 
-def _examples(rows: Sequence[_Row], head: int) -> list[LessonExample]:
-    return [
-        LessonExample(text=row.text, label=label, family=row.family, group=row.group)
-        for row in rows
-        if (label := row.labels[head]) is not None and row.text.strip()
-    ]
+def _taught(found: Sequence[Example], task: Task) -> Iterator[LessonExample]:
+    for example in found:
+        label = task.label(example)
+        if label is None or not example.text.strip():
+            continue
+        if label == 1 and task.head == "safety" and (own := category(example)) is not None:
+            label = 2 + own
+        yield LessonExample(text=example.text, label=label, family=example.family, group=example.group)
 
 
-def _public(example: Example) -> _Row | None:
-    labels = [task.label(example) for task in TASKS]
-    if not any(label is not None for label in labels):
-        return None
-    own = category(example)
-    unsafe = labels[2] if own is None or labels[2] != 1 else 2 + own
-    return _Row(example.text, example.family, (labels[0], labels[1], unsafe))
+def _own(
+    family: str,
+    text: str,
+    labels: tuple[int | None, int | None, int | None],
+    *,
+    kind: Kind = "prompt",
+    group: str | None = None,
+    category: str | None = None,
+) -> Example:
+    """A text of our own: what it says to `injection`, `indirect_injection` and `safety`."""
+    label = "unsafe" if labels[2] == 1 else "injection" if 1 in labels else "benign"
+    heads = dict(zip((task.head for task in TASKS), labels, strict=True))
+    return Example(
+        source=family, family=family, kind=kind, text=text, label=label, category=category, labels=heads, group=group
+    )
 
 
-def _attacks(rng: random.Random) -> Iterator[_Row]:
+def _attacks(rng: random.Random) -> Iterator[Example]:
     slots = read_slots(BANK / "direct_slots.json")
     for row in read_rows(BANK / "direct.jsonl"):
         if row["lang"] == "en":
             third = 1 if row["kind"] in _AS_TEXT else None
-            for text in _made(row["text"], slots, rng, "attacks"):
-                yield _Row(text, f"own_{row['kind']}", (1, third, None))
+            for text in _made(row["text"], slots, rng):
+                yield _own(f"own_{row['kind']}", text, (1, third, None))
 
 
-def _twins(rng: random.Random) -> Iterator[_Row]:
+def _twins(rng: random.Random) -> Iterator[Example]:
     slots = read_slots(BANK / "harmless_slots.json")
     for row in read_rows(BANK / "harmless.jsonl"):
         # Who asks about an attack quotes it; sentence by sentence that is the attack itself.
-        if row["kind"] == "security_talk" and any(mark in row["text"] for mark in "\"'`“:"):
+        if row["kind"] == "security_talk" and any(mark in row["text"] for mark in "\"'`\u201c:"):
             continue
-        for text in _made(row["text"], slots, rng, "twins"):
-            yield _Row(text, f"own_harmless_{row['kind']}", (0, None, 0))
+        for text in _made(row["text"], slots, rng):
+            yield _own(f"own_harmless_{row['kind']}", text, (0, None, 0))
     for number, row in enumerate(read_rows(BANK / "safety_twins.jsonl")):
         group = f"twins {number}"
-        unsafe = 2 + CATEGORIES.index(row["category"])
-        yield _Row(row["unsafe"], "own_unsafe", (None, None, unsafe), group)
+        yield _own("own_unsafe", row["unsafe"], (None, None, 1), group=group, category=row["category"])
         for text in row["safe"]:
-            yield _Row(text, "own_safe", (0, None, 0), group)
+            yield _own("own_safe", text, (0, None, 0), group=group)
 
 
-def _languages() -> Iterator[_Row]:
+def _languages() -> Iterator[Example]:
     for row in read_rows(BANK / "direct.jsonl"):
         if row["lang"] != "en":
             third = 1 if row["kind"].rpartition("_")[2] in _AS_TEXT else None
-            yield _Row(row["text"], f"own_{row['lang']}", (1, third, None))
+            yield _own(f"own_{row['lang']}", row["text"], (1, third, None))
     for row in read_rows(BANK / "harmless_langs.jsonl"):
-        yield _Row(row["text"], f"own_{row['lang']}", (0, None, 0))
+        yield _own(f"own_{row['lang']}", row["text"], (0, None, 0))
 
 
-def _plants(seed: int, count: int) -> Iterator[_Row]:
-    for number, planted in enumerate(itertools.islice(plants(seed, 2 * count), count)):
+def _plants(seed: int, count: int) -> Iterator[Example]:
+    for number, planted in enumerate(plants(seed, count)):
         if planted.wrapper == "base64":  # only its frame shows which side it is on
             continue
         group = f"plant {number}"
         override = 1 if planted.kind == "override" else None
-        yield _Row(planted.clean, f"own_clean_{planted.family}", (0, 0, 0), group)
-        yield _Row(planted.attacked, f"own_planted_{planted.kind}", (override, 1, None), group)
-        yield _Row(planted.imperative, f"own_imperative_{planted.family}", (0, 0, 0), group)
+        texts = (
+            (f"own_clean_{planted.family}", planted.clean, (0, 0, 0)),
+            (f"own_planted_{planted.kind}", planted.attacked, (override, 1, None)),
+            (f"own_imperative_{planted.family}", planted.imperative, (0, 0, 0)),
+        )
+        for family, text, labels in texts:
+            yield _own(family, text, labels, kind="document", group=group)
 
 
-def _made(
-    template: str, slots: dict[str, list[str]], rng: random.Random, ingredient: Literal["attacks", "twins"]
-) -> Iterator[str]:
+def _made(template: str, slots: dict[str, list[str]], rng: random.Random) -> Iterator[str]:
     """Texts of a template, some in small or capital letters, some without a full stop."""
-    made = dict.fromkeys(expand(template, slots, rng) for _ in range(_EACH[ingredient]))
-    for text in made:
+    for text in dict.fromkeys(expand(template, slots, rng) for _ in range(_EACH)):
         way = rng.random()
         if way < 0.08:
             yield text.lower()

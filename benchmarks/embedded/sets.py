@@ -37,6 +37,8 @@ class Example:
         context: What it is judged against: the request of a response, else the system prompt; None where unknown.
         label: The label as the file has it.
         category: The set's own category, or None.
+        labels: Head -> what the text says to it, 1 or 0, or None for nothing; None: what its set's label says.
+        group: What it is read together with, such as an attack and its harmless twin; None: nothing.
     """
 
     source: str
@@ -46,6 +48,8 @@ class Example:
     context: str | None = None
     label: str
     category: str | None
+    labels: dict[str, int | None] | None = None
+    group: str | None = None
 
 
 def read_examples(path: Path) -> list[Example]:

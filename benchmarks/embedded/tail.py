@@ -31,7 +31,8 @@ _MOST_BYTES, _MOST_CHARS = 120_000, 3_000
 
 _LANGUAGES = ("de", "fr", "es", "ja", "zh_CN", "ru", "pl", "it", "pt_BR", "nl", "ko", "tr", "cs", "sv", "uk", "hu")
 _MAN, _DOC = Path("/usr/share/man"), Path("/usr/share/doc")
-_PERL = ("/usr/share/perl", "/usr/share/perl5")
+_PERL = (Path("/usr/share/perl"), Path("/usr/share/perl5"))
+_INFO, _LOG = Path("/usr/share/info"), Path("/var/log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,11 @@ def _sources() -> list[_Source]:
         _Source("tail_doc", lambda: _named(_DOC, r"README|TODO|FAQ|\.txt|\.md|\.html"), str, 12, 8_000),
         _Source("tail_readme", lambda: _named(_packages(), r"^METADATA$|README|\.md$|\.rst$"), str, 30, 14_000),
         _Source("tail_perl", lambda: _under(*_PERL, ends=(".pod", ".pm")), _plain_of_pod, 10, 6_000),
-        _Source("tail_info", lambda: _under("/usr/share/info", ends=(".gz",)), str, 200, 5_000),
+        _Source("tail_info", lambda: _under(_INFO, ends=(".gz",)), str, 200, 5_000),
         _Source("tail_docstring", lambda: _under(_packages(), ends=(".py",)), _docstrings, 4, 16_000),
         _Source("tail_code", lambda: _under(_packages(), ends=(".py",)), str, 3, 8_000),
         _Source("tail_message", lambda: _under(_packages(), ends=(".py",)), _messages, 6, 10_000),
-        _Source("tail_log", lambda: _under("/var/log"), _in_blocks, 200, 3_000),
+        _Source("tail_log", lambda: _under(_LOG), _in_blocks, 200, 3_000),
     ]  # fmt: skip
 
 

@@ -64,6 +64,7 @@ HAZARDS: dict[str, dict[str, str]] = {
     "edos_train": {"": _HATE},
     "hatemoji_build_train": {"": _HATE},
     "implicit_hate": {"": _HATE},
+    "own_unsafe": {name: name for name in CATEGORIES},
     # Measured only.
     "openai_moderation": {"S": _SEXUAL, "S+S3": _CHILD, "SH": _SELF, "H": _HATE, "HR": _HATE, "V": _VIOLENT},
     "dynahate_test": {"": _HATE},
@@ -114,6 +115,8 @@ class Task:
 
     def label(self, example: Example) -> int | None:
         """1, 0, or None where the row says nothing about this head."""
+        if example.labels is not None:
+            return example.labels.get(self.head)
         benign = example.label in ("benign", "safe", "pii", "no_pii")
         if example.kind not in self.kinds and example.source not in self.also:
             return 0 if benign and example.kind in self.harmless else None
