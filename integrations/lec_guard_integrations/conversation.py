@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_type_hints
@@ -36,9 +35,6 @@ UNREAD, MEDIA = "unread", "unread:media"
 
 _ALONE = "lec_guard: judged alone"
 """What tells hashes of messages that have yet to be judged joined with others from those of messages that were."""
-
-_SHORT = 4
-"""Values with fewer characters are taken for themselves only where they stand alone: `Al` is no part of `Also`."""
 
 _VERDICT = TypeAdapter(Verdict)
 
@@ -939,31 +935,6 @@ def _refused_call(call_id: str, message: BaseMessage, text: str) -> ToolMessage:
     calls = message.tool_calls if isinstance(message, AIMessage) else []
     name = next((call["name"] for call in calls if call["id"] == call_id), None)
     return ToolMessage(content=text, id=str(uuid4()), name=name, tool_call_id=call_id, status="error")
-
-
-def hiding(tokens: Mapping[str, str]) -> Callable[[str], str]:
-    """What puts tokens in the place of the values that they stand for.
-
-    Args:
-        tokens: Token -> value.
-
-    Returns:
-        A function of a text. Tokens in it stay, and a value that several tokens stand for becomes the first of them.
-    """
-    by_value: dict[str, str] = {}
-    for token, value in tokens.items():
-        if value:
-            by_value.setdefault(value, token)
-    instead = {**by_value, **{token: token for token in tokens}}
-    forms = [_form(one) for one in sorted(instead, key=len, reverse=True)]
-    if not forms:
-        return str
-    pattern = re.compile("|".join(forms))
-    return lambda text: pattern.sub(lambda found: instead[found[0]], text)
-
-
-def _form(value: str) -> str:
-    return rf"(?<!\w){re.escape(value)}(?!\w)" if len(value) < _SHORT else re.escape(value)
 
 
 def _itself(value: Any) -> Any:

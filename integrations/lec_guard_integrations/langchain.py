@@ -50,9 +50,9 @@ from lec_guard_integrations.conversation import (
     Turned,
     Ways,
     doubles,
-    hiding,
 )
 from lec_guard_integrations.langgraph import InterruptEscalator
+from lec_guard_integrations.tokens import hiding, restored
 
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse, hook_config
@@ -645,14 +645,14 @@ def _ended(turns: _Turns, state: GuardState, turned: Turned | None) -> dict[str,
     tokens, answer = now.get(TOKENS), messages[-1] if messages else None
     if not tokens or not isinstance(answer, AIMessage):
         return update or None
-    restored = _restored([answer], tokens)[0]
-    if restored is not answer:
-        own = [one for one in update.get("messages", ()) if one.id != restored.id]
-        now["messages"] = messages = [*messages[:-1], restored]
-        marks = {JUDGED: turns.at("end", now).judged(messages, {id(restored)})}
-        update = {**joined_updates(update, marks), "messages": [*own, restored]}
+    final = restored([answer], tokens)[0]
+    if final is not answer:
+        own = [one for one in update.get("messages", ()) if one.id != final.id]
+        now["messages"] = messages = [*messages[:-1], final]
+        marks = {JUDGED: turns.at("end", now).judged(messages, {id(final)})}
+        update = {**joined_updates(update, marks), "messages": [*own, final]}
     structured = now.get("structured_response")
-    if structured is not None and (found := _restored(structured, tokens)) is not structured:
+    if structured is not None and (found := restored(structured, tokens)) is not structured:
         update["structured_response"] = found
     return update or None
 
@@ -685,14 +685,3 @@ def _with_values(request: ToolCallRequest) -> ToolCallRequest:
 
     call = {**request.tool_call, "type": "tool_call"}
     return request.override(tool_call=read(call).mapped(lambda text: restore(text, tokens)))
-
-
-def _restored(value: Any, tokens: Mapping[str, str]) -> Any:
-    """A value with what tokens in it stand for; the value itself where that can't be put there."""
-    # Imported here: most agents have nothing to put back.
-    from lec_guard.act.redact import restore
-
-    try:
-        return read(value, "output").mapped(lambda text: restore(text, tokens))
-    except UnsupportedValueError:
-        return value

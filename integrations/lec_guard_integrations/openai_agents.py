@@ -33,9 +33,9 @@ from lec_guard_integrations.conversation import (
     Turned,
     TurnFlow,
     Ways,
-    hiding,
 )
 from lec_guard_integrations.openai_items import Item, Piece, answer_of, arguments_of, pieces_of
+from lec_guard_integrations.tokens import hiding, restored
 
 try:
     from agents import (
@@ -586,7 +586,7 @@ class _Talk:
             if turned.is_ended:
                 return self.refused(message.text)
         if tokens := self.state.get(TOKENS):
-            message, structured = _restored([message], tokens)[0], _restored(structured, tokens)
+            message, structured = restored([message], tokens)[0], restored(structured, tokens)
         calls = {one.tool_call_id: one.text for one in rest if isinstance(one, ToolMessage)}
         if calls:
             own = message.tool_calls if isinstance(message, AIMessage) else []
@@ -680,17 +680,6 @@ def _with_structured(items: Sequence[Item], value: Any) -> list[Item]:
     last = max(at for at, item in enumerate(items) if item.get("type") == "message")
     text = {"type": "output_text", "text": json.dumps(value, ensure_ascii=False), "annotations": []}
     return [{**item, "content": [text]} if at == last else item for at, item in enumerate(items)]
-
-
-def _restored(value: Any, tokens: Mapping[str, str]) -> Any:
-    """A value with what tokens in it stand for; the value itself where that can't be put there."""
-    # Imported here: most calls have nothing to put back.
-    from lec_guard.act.redact import restore
-
-    try:
-        return value if value is None else read(value, "output").mapped(lambda text: restore(text, tokens))
-    except UnsupportedValueError:
-        return value
 
 
 # --- streams

@@ -14,7 +14,7 @@ from langchain.agents.middleware import AgentMiddleware
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
-from lec_guard_integrations.conversation import hiding
+from lec_guard_integrations.tokens import hiding
 from pydantic import BaseModel
 
 from lec_guard import (
