@@ -10,8 +10,7 @@ import rich.table
 import typer
 
 from lec_guard.cli import data as options
-from lec_guard.cli.terminal import FAILED, cell, console, fail, lines, parts
-from lec_guard.cli.train import INTERRUPTED
+from lec_guard.cli.terminal import FAILED, INTERRUPTED, cell, console, fail, lines, parts
 from lec_guard.errors import BundleError, LecGuardError, UnsupportedValueError
 
 if TYPE_CHECKING:

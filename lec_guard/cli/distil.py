@@ -8,10 +8,8 @@ from typing import Annotated
 import typer
 
 from lec_guard.cli import data as options
-from lec_guard.cli.terminal import FAILED, console, fail, need, parts
+from lec_guard.cli.terminal import FAILED, INTERRUPTED, console, fail, need, parts
 from lec_guard.errors import BundleError, LecGuardError, UnsupportedValueError
-
-UNFINISHED = 130
 
 
 def distil(
@@ -101,8 +99,8 @@ def distil(
     except LecGuardError as error:
         fail(str(error), FAILED)
     except KeyboardInterrupt:
-        fail("interrupted; the same command with --resume goes on from its last checkpoint", UNFINISHED)
+        fail("interrupted; the same command with --resume goes on from its last checkpoint", INTERRUPTED)
     if isinstance(result, Unfinished):
-        fail(f"the time is over after step {result.steps} of {result.total}; --resume goes on from here", UNFINISHED)
+        fail(f"the time is over after step {result.steps} of {result.total}; --resume goes on from here", INTERRUPTED)
     console().print(distil_summary(result))
     typer.echo(f"lec-guard check --detector {out} --policies {out / 'policy.yaml'} 'a text'")

@@ -19,7 +19,7 @@ try:
 except ModuleNotFoundError as missing:  # pragma: no cover - the test runs this in an interpreter of its own
     sys.exit(f"the lec-guard command needs {missing.name}; run: pip install 'lec-guard[cli]'")
 
-ALLOWED, FAILED, USAGE, BLOCKED = 0, 1, 2, 3
+ALLOWED, FAILED, USAGE, BLOCKED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes."""
 
 

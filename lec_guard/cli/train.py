@@ -8,10 +8,8 @@ from typing import Annotated
 import typer
 
 from lec_guard.cli import data as options
-from lec_guard.cli.terminal import FAILED, console, fail, need, parts
+from lec_guard.cli.terminal import FAILED, INTERRUPTED, console, fail, need, parts
 from lec_guard.errors import BundleError, LecGuardError, UnsupportedValueError
-
-INTERRUPTED = 130
 
 
 def train(
