@@ -4,17 +4,16 @@
     python -m benchmarks.embedded.adapt mine --tail TAIL --bundle FIRST --out MINED
     python -m benchmarks.embedded.adapt tune --data DATA --tail TAIL --mined MINED --out SECOND
 
-`TAIL` is what `benchmarks.embedded.tail` collected. The first round learns from a draw of it; `mine` scores it but for
-the held-out families and keeps what scores highest, capped for each kind; the next round learns from that. What `tune`
-writes is a bundle, with the heads that were tuned along. A run goes on where it was interrupted (`--resume`), and stops
-after `--minutes`.
+`TAIL` is what `benchmarks.embedded.tail` collected. Each round learns from a draw of it, of all kinds alike; `mine`
+scores it but for the held-out families and keeps what scores highest, capped for each kind, and the next round learns
+from that besides. What `tune` writes is a bundle, with the heads that were tuned along. A run goes on where it was
+interrupted (`--resume`), and stops after `--minutes`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from benchmarks.embedded.features import PACKAGE, WINDOW
 from benchmarks.embedded.mixture import INGREDIENTS, examples, fewer, held_in, lessons
 from benchmarks.embedded.sets import read_examples
 from benchmarks.embedded.tail import HELD as TAIL_HELD
+from benchmarks.embedded.tail import drawn
 from lec_guard.detect.bundle import (
     BundleSpec,
     FeatureBlock,
@@ -51,14 +51,15 @@ def main() -> None:
     ways = arguments.add_subparsers(dest="way", required=True)
     tune = ways.add_parser("tune")
     tune.add_argument("--data", type=Path, required=True)
-    tune.add_argument("--mined", type=Path, help="what `mine` kept; without it a draw of the tail is learnt from")
+    tune.add_argument("--mined", type=Path, help="what `mine` kept")
     tune.add_argument("--minutes", type=float)
     tune.add_argument("--resume", action="store_true")
     tune.add_argument("--share", type=float, default=1.0, help="of all texts, to see what more data is worth")
     tune.add_argument("--most", type=int, default=500, help="public texts of each set and label")
     tune.add_argument("--plant", type=int, default=2_500, help="documents that something is planted in")
-    tune.add_argument("--draw", type=int, default=3_000, help="texts of the tail in the first round")
+    tune.add_argument("--draw", type=int, default=400, help="texts of each kind of the tail")
     tune.add_argument("--without", nargs="*", default=[], choices=sorted(INGREDIENTS))
+    tune.add_argument("--window", type=json.loads, default=asdict(WINDOW), help="how texts are cut")
     tune.add_argument("--tuning", type=json.loads, default={}, help="such as '{\"low_fpr\": 0.5}'")
     mine = ways.add_parser("mine")
     mine.add_argument("--bundle", type=Path, required=True)
@@ -75,19 +76,16 @@ def main() -> None:
 
 
 def _tune(options: argparse.Namespace) -> None:
-    tail = read_examples(options.tail / "tail.jsonl")
-    if options.mined is None:
-        learnt = [one for one in tail if one.family not in TAIL_HELD]
-        random.Random(0).shuffle(learnt)  # noqa: S311 - a sample, not a secret
-        learnt = learnt[: options.draw]
-    else:
-        learnt = read_examples(options.mined / "mined.jsonl")
+    learnt = drawn(read_examples(options.tail / "tail.jsonl"), options.draw)
+    if options.mined is not None:
+        there = {one.text for one in learnt}
+        learnt += [one for one in read_examples(options.mined / "mined.jsonl") if one.text not in there]
     ingredients = INGREDIENTS - set(options.without)
     texts = examples(options.data, most=options.most, plant=options.plant, ingredients=ingredients)
     own = lessons([*texts, *(learnt if "tail" in ingredients else ())])
-    own = fewer(own, options.share, keep=())
+    own = fewer(own, options.share)
     tuning = {"tokens": 4096, "most_windows": 12, "epochs": 1, **options.tuning}
-    config = DistilConfig(blocks=BLOCKS, window=Windows(**asdict(WINDOW)), **tuning)
+    config = DistilConfig(blocks=BLOCKS, window=Windows(**options.window), **tuning)
     held = held_in(own, TAIL_HELD)
     found = distil(
         own,
@@ -102,13 +100,13 @@ def _tune(options: argparse.Namespace) -> None:
     if found.adapters is None:
         raise AssertionError("adapters were asked for")
     base, adapters = packaged_weights(PACKAGE), found.adapters.half()
-    extractor = Extractor.load(base, blocks=config.read, window=WINDOW, adapters=adapters)
+    extractor = Extractor.load(base, blocks=config.read, window=config.window.spec, adapters=adapters)
     spec = BundleSpec(
         name="tuned",
         base=PackageBase(kind="package", package=PACKAGE),
         files=hash_files(base),
         blocks=tuple(FeatureBlock(layer=block.layer, pooling=block.pooling) for block in config.read),
-        window=BundleWindows(**asdict(WINDOW)),
+        window=BundleWindows(**options.window),
         extractor_id=extractor.extractor_id,
         heads=tuple(lesson.head for lesson in own),
         heads_sha256="0" * 64,
@@ -119,6 +117,7 @@ def _tune(options: argparse.Namespace) -> None:
         "harmful": {lesson.head.name: int(lesson.sides.sum()) for lesson in own},
         "held": sorted(held),
         "without": options.without,
+        "arguments": " ".join(f"--{name} {vars(options)[name]}" for name in ("most", "plant", "draw", "share")),
         "config": config.model_dump(mode="json"),
         "steps": found.steps,
         "total": found.total,

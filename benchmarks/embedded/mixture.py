@@ -29,11 +29,13 @@ HELD = frozenset(
         *("bfcl", "truthfulqa", "mbpp", "strategyqa", "banking77"),
         *("tau_bench", "vega_json_csv", "enron_emails", "qed_wiki_passages"),
         *("llmtrace_curated", "toolsword", "html_pairs"),
-        *("halueval_general", "surge_toxicity", "safetext", "aart", "hatemoji_build"),
+        *("halueval_general", "surge_toxicity", "safetext", "aart"),
+        *("own_th", "own_fi", "own_harmless_system_like", "own_harmless_long_task"),
     )
 )
-"""Public families that nothing learns from: what is chosen, and all thresholds, come from these and from
-`benchmarks.embedded.tail.HELD`. Harmless ones of every kind, and of each head one or more of attacks."""
+"""Families that nothing learns from: what is chosen, and all thresholds, come from these and from
+`benchmarks.embedded.tail.HELD`. Harmless ones of every kind, of languages that are not learnt either, and of each head
+one or more of attacks."""
 
 _AS_TEXT = ("override", "hijack", "agent", "fake_turns", "authority")
 """Attacks of users that are attacks in third-party text as well."""
@@ -148,6 +150,8 @@ def _twins(rng: random.Random) -> Iterator[Example]:
             continue
         for text in _made(row["text"], slots, rng):
             yield _own(f"own_harmless_{row['kind']}", text, (0, None, 0))
+    for row in read_rows(BANK / "harmless_documents.jsonl"):
+        yield _own("own_harmless_documents", row["text"], (0, 0, 0), kind="document")
     for number, row in enumerate(read_rows(BANK / "safety_twins.jsonl")):
         group = f"twins {number}"
         yield _own("own_unsafe", row["unsafe"], (None, None, 1), group=group, category=row["category"])
@@ -191,13 +195,12 @@ def _made(template: str, slots: dict[str, list[str]], rng: random.Random) -> Ite
             yield text.rstrip(".") if way < 0.2 else text
 
 
-def fewer(own: Sequence[Lesson], share: float, *, keep: Collection[str], seed: int = 0) -> list[Lesson]:
+def fewer(own: Sequence[Lesson], share: float, *, seed: int = 0) -> list[Lesson]:
     """A part of the texts, the same ones in all lessons, groups whole: to see what more data is worth.
 
     Args:
         own: The lessons.
         share: How much of them, in (0, 1].
-        keep: Families that stay whole.
         seed: Decides which.
 
     Returns:
@@ -206,7 +209,7 @@ def fewer(own: Sequence[Lesson], share: float, *, keep: Collection[str], seed: i
 
     def stays(example: LessonExample) -> bool:
         drawn = random.Random(f"{seed}/{example.group or example.text}").random()  # noqa: S311 - repeatable
-        return example.family in keep or drawn < share
+        return drawn < share
 
     if not (0 < share <= 1 and math.isfinite(share)):
         raise ValueError("a share is above 0, and 1 at most")

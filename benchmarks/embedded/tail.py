@@ -108,6 +108,33 @@ def collect(seed: int = 0) -> list[Example]:
     return list(found.values())
 
 
+def drawn(tail: Sequence[Example], most: int) -> list[Example]:
+    """Up to so many texts of each kind of the tail that is not held out, the same ones on every run."""
+    kinds: dict[str, list[Example]] = {}
+    for one in tail:
+        if one.family not in HELD:
+            kinds.setdefault(one.family, []).append(one)
+    rng = random.Random(0)  # noqa: S311 - a sample, not a secret
+    return [one for _, own in sorted(kinds.items()) for one in rng.sample(own, min(most, len(own)))]
+
+
+def held(examples: Sequence[Example], most: int = 400) -> list[Example]:
+    """Texts of the kinds that nothing learns from.
+
+    Args:
+        examples: Texts of a machine, in any order.
+        most: Of each kind.
+
+    Returns:
+        Some of each.
+    """
+    kinds: dict[str, list[Example]] = {}
+    for example in examples:
+        if example.family in HELD and len(kinds.setdefault(example.family, [])) < most:
+            kinds[example.family].append(example)
+    return [example for own in kinds.values() for example in own]
+
+
 def _example(family: str, text: str) -> Example:
     return Example(source=family, family=family, kind="document", text=text, label="benign", category=None)
 

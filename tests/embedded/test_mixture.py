@@ -78,18 +78,18 @@ def test_what_is_made_is_the_same_on_every_run(data: Path) -> None:
 
 def test_only_families_that_are_there_are_held_out(data: Path) -> None:
     own = lessons(examples(data, plant=5))
-    assert held_in(own, {"tail_info"}) == {"mbpp", "tau_bench"} <= HELD
+    own_families = {"own_th", "own_fi", "own_harmless_system_like", "own_harmless_long_task"}
+    assert held_in(own, {"tail_info"}) == {"mbpp", "tau_bench", *own_families} <= HELD
 
 
 def test_a_part_of_the_texts_keeps_groups_whole(data: Path) -> None:
     own = lessons(examples(data, plant=60))
-    part = fewer(own, 0.3, keep={"mbpp"})
+    part = fewer(own, 0.3)
     sizes = [(len(few.examples), len(all_of.examples)) for few, all_of in zip(part, own, strict=True)]
     assert all(0.15 < few / every < 0.45 for few, every in sizes)
     kept = {one.group for one in part[1].examples if one.group}
     for one in own[1].examples:
         if one.group in kept:
             assert one in part[1].examples
-    assert sum(one.family == "mbpp" for one in part[0].examples) == 1
     with pytest.raises(ValueError, match="above 0"):
-        fewer(own, 0.0, keep=())
+        fewer(own, 0.0)

@@ -1,10 +1,12 @@
 import gzip
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from benchmarks.embedded import tail
+from benchmarks.embedded.sets import Example
 
 PAGE = r""".TH KILL 1
 .SH NAME
@@ -77,3 +79,15 @@ def test_what_was_found_is_told(machine: Path, tmp_path: Path) -> None:
 
 def test_held_out_kinds_are_collected() -> None:
     assert set(tail.HELD) <= {source.family for source in tail._sources()}
+
+
+def test_of_each_kind_of_the_tail_as_many_are_drawn() -> None:
+    kinds = {"tail_doc": 9, "tail_code": 3, "tail_info": 9}
+    texts = [
+        Example(source=kind, family=kind, kind="document", text=f"{kind} {n}", label="benign", category=None)
+        for kind, count in kinds.items()
+        for n in range(count)
+    ]
+    found = tail.drawn(texts, 4)
+    assert Counter(one.family for one in found) == {"tail_doc": 4, "tail_code": 3}  # one kind is held out
+    assert found == tail.drawn(texts, 4)

@@ -214,6 +214,7 @@ _LINES = st.lists(
         st.sampled_from(["safety", "injection"]),
         st.sets(st.sampled_from(STAGES), min_size=1),
     ),
+    min_size=1,  # a policy without rules is written with one that matches nowhere else
     max_size=6,
 )
 
