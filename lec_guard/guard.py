@@ -19,6 +19,7 @@ from lec_guard.acting import Acting, Fingerprint, Judge
 from lec_guard.detect.asking import Answer, Asker
 from lec_guard.detect.detector import Detector, LayerDetector, Measured
 from lec_guard.detect.pool import DetectorPool
+from lec_guard.detect.remote import RemoteDetector
 from lec_guard.detect.submitting import failed
 from lec_guard.errors import LecGuardError, PolicyError, UnsupportedValueError
 from lec_guard.flow import Asked, Flow, adrive, drive, together
@@ -103,7 +104,7 @@ class Guard:
         Args:
             path: A folder with `default.yaml` and perhaps `floor.yaml`, others that they extend, and `tenants/`; one
                 policy file; or None for the packaged default policy.
-            detector: A bundle's folder, a detector, or None for the embedded one.
+            detector: A bundle's folder, a detector, the URL of a server's, or None for the embedded one.
             sinks: Where events go.
             watch: Whether policies are reloaded when their files change. What is wrong then leaves the version in
                 force that was, and is told. Needs the extra `policies`.
@@ -122,7 +123,7 @@ class Guard:
             PolicyError: If a policy is wrong or reads what the detector does not give.
             BundleError: If the detector can't be loaded.
         """
-        loaded = LayerDetector.load(detector) if detector is None or isinstance(detector, str | Path) else detector
+        loaded = detector_of(detector)
         return cls(
             path,
             loaded,
@@ -730,6 +731,25 @@ class _Judgement:
     verdict: Verdict
     events: list[Event]
     inner: str | None
+
+
+def detector_of(named: Detector | str | Path | None) -> Detector:
+    """The detector that somebody means.
+
+    Args:
+        named: A detector; a bundle's folder; the URL of a server, whose key is in the environment's
+            `LEC_GUARD_API_KEY`; or None for the embedded one.
+
+    Returns:
+        The detector.
+
+    Raises:
+        BundleError: If a bundle can't be loaded.
+        DetectorError: If a server can't be reached, or refuses.
+    """
+    if isinstance(named, str) and named.startswith(("http://", "https://")):
+        return RemoteDetector.load(named)
+    return LayerDetector.load(named) if named is None or isinstance(named, str | Path) else named
 
 
 def heads_of(detector: Detector) -> Heads:

@@ -15,10 +15,10 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from lec_guard.chain.lens import Reading, read
 from lec_guard.chain.messages import SystemMessages, known_system_messages, request_of
 from lec_guard.chain.plan import Passed
+from lec_guard.chain.values import ajudge, judge, released
 from lec_guard.errors import GuardBlocked, LecGuardError, TenantMismatch, UnsupportedValueError
 from lec_guard.guard import Guard
 from lec_guard.step import Stage, Step, Verdict
-from lec_guard_integrations.values import ajudge, judge, released
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict

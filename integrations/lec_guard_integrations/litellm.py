@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from lec_guard.chain.lens import Reading, read
-from lec_guard.chain.messages import SystemMessages, known_system_messages, request_of
-from lec_guard.chain.plan import Passed
+from lec_guard.chain.messages import SystemMessages, known_system_messages
+from lec_guard.chain.values import ajudge, released
 from lec_guard.errors import EscalationPending, GuardBlocked, LecGuardError, TenantMismatch, UnsupportedValueError
 from lec_guard.guard import Guard
-from lec_guard_integrations.values import ajudge, released
+from lec_guard.serve.litellm_inputs import InputType, request_parts, response_parts
 
 try:
     from litellm.integrations.custom_guardrail import CustomGuardrail
@@ -25,9 +24,6 @@ try:
     from litellm.types.utils import CallTypes, ModelResponseStream
 except ModuleNotFoundError as missing:
     raise UnsupportedValueError(f"LecGuardrail needs {missing.name}; run: pip install 'lec-guard[litellm]'") from None
-
-InputType = Literal["request", "response"]
-"""Which way what LiteLLM gives a guardrail goes."""
 
 _WHERE = (GuardrailEventHooks.pre_call, GuardrailEventHooks.post_call)
 """Where it can stand: `during_call` runs beside the model, which has been called when the guard says no."""
@@ -292,12 +288,10 @@ class LecGuardrail(CustomGuardrail):
             UnsupportedValueError: If something can't be read.
             TenantMismatch: If the request's metadata name several tenants.
         """
-        if inputs.get("images"):
-            raise UnsupportedValueError("there are images: the guard reads text, and passes nothing unread")
         if input_type == "request":
-            parts = _request(inputs, self.system_messages)
+            parts = request_parts(inputs, self.system_messages)
         else:
-            parts = _response(inputs, request_data, self.system_messages)
+            parts = response_parts(inputs, request_data, self.system_messages)
         judged = await ajudge(self.guard, parts.readings, self._tenant(request_data), parts.answered)
         return parts.back([released(one) for one in judged], is_fixed=is_fixed)
 
@@ -349,116 +343,6 @@ class _Judging:
         self.asked = True
         self.changed |= any(after.get(key) != value for key, value in before.items())
         return after
-
-
-@dataclass(slots=True)
-class _Parts:
-    """What is judged of a request or an answer, and the way back.
-
-    Attributes:
-        inputs: What LiteLLM gave.
-        readings: What is judged.
-        places: For each of them where its new value belongs: a key of the inputs and a position there. None where
-            it can't be put back.
-        answered: What an answer answers, where that is known.
-    """
-
-    inputs: Any
-    readings: list[Reading] = field(default_factory=list)
-    places: list[tuple[str, int] | None] = field(default_factory=list)
-    answered: Reading | None = None
-
-    def add(self, reading: Reading, place: tuple[str, int] | None) -> None:
-        """Have one more value judged."""
-        self.readings.append(reading)
-        self.places.append(place)
-
-    def back(self, passed: Sequence[Passed], *, is_fixed: bool) -> dict[str, Any]:
-        """The inputs with what was rewritten; a block where that can't be put back."""
-        after = {key: list(self.inputs[key]) for key in ("texts", "tool_calls", "tools") if self.inputs.get(key)}
-        for one, reading, place in zip(passed, self.readings, self.places, strict=True):
-            if one.value is reading.value:
-                continue
-            if place is None or is_fixed:
-                raise GuardBlocked(replace(one.verdict, action="block"))
-            key, at = place
-            match key:
-                case "messages":
-                    after |= {"texts": _texts(one.value), "tool_calls": _calls(one.value)}
-                case "tool_calls":
-                    after[key][at] = _calls(one.value)[0]
-                case _:
-                    after[key][at] = one.value
-        for old, new in zip(self.inputs.get("tool_calls") or [], after.get("tool_calls", []), strict=True):
-            if new is not old:
-                # LiteLLM looks for an answer's calls where it has put them.
-                old["function"] = new["function"]
-        return {**self.inputs, **after}
-
-
-def _request(inputs: Any, system_messages: SystemMessages) -> _Parts:
-    """What is judged of a request."""
-    parts = _Parts(inputs)
-    messages = inputs.get("structured_messages") or []
-    texts, calls = inputs.get("texts") or [], inputs.get("tool_calls") or []
-    is_chat = bool(messages) and (_texts(messages), _calls(messages)) == (texts, calls)
-    if messages:
-        parts.add(read(messages, "input", None, system_messages), ("messages", 0) if is_chat else None)
-    if not is_chat:
-        for at, text in enumerate(texts):
-            parts.add(read(text, "input"), None if messages else ("texts", at))
-        for at, call in enumerate(calls):
-            parts.add(_called(call, None), None if messages else ("tool_calls", at))
-    for at, tool in enumerate(inputs.get("tools") or []):
-        parts.add(read(tool, "tool_definition"), ("tools", at))
-    return parts
-
-
-def _response(inputs: Any, request_data: Mapping[str, Any], system_messages: SystemMessages) -> _Parts:
-    """What is judged of an answer."""
-    parts = _Parts(inputs)
-    asked = request_data.get("messages")
-    request: str | None = None
-    if isinstance(asked, list) and asked:
-        request = request_of(asked, system_messages)
-        parts.answered = read(asked, "input", None, system_messages)
-    for at, text in enumerate(inputs.get("texts") or []):
-        parts.add(read(text, "output", request), ("texts", at))
-    for at, call in enumerate(inputs.get("tool_calls") or []):
-        parts.add(_called(call, request), ("tool_calls", at))
-    for choice in getattr(request_data.get("response"), "choices", None) or []:
-        thoughts = getattr(getattr(choice, "message", None), "reasoning_content", None)
-        if isinstance(thoughts, str) and thoughts:
-            parts.add(read(thoughts, "output", request), None)
-    return parts
-
-
-def _called(call: Mapping[str, Any], request: str | None) -> Reading:
-    """A tool call as the message that makes it."""
-    return read([{"role": "assistant", "content": None, "tool_calls": [call]}], request=request)
-
-
-def _texts(messages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """All texts of messages, in the order in which LiteLLM lists them."""
-    found: list[str] = []
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, str):
-            found.append(content)
-        elif isinstance(content, list):
-            found += [block["text"] for block in content if isinstance(block, dict) and block.get("text") is not None]
-    return found
-
-
-def _calls(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """All tool calls of messages, likewise."""
-    return [
-        call
-        for message in messages
-        if isinstance(message.get("tool_calls"), list)
-        for call in message["tool_calls"]
-        if isinstance(call, dict)
-    ]
 
 
 def _is_ours(kwargs: Mapping[str, Any], call_type: CallTypes | None) -> bool:

@@ -12,10 +12,10 @@ from langchain_core.documents import Document
 
 from lec_guard.chain.lens import Reading, read
 from lec_guard.chain.plan import Passed
+from lec_guard.chain.values import ajudge, judge, released
 from lec_guard.errors import GuardBlocked, LecGuardError, UnsupportedValueError
 from lec_guard.guard import Guard
 from lec_guard.step import Verdict
-from lec_guard_integrations.values import ajudge, judge, released
 
 try:
     from llama_index.core.base.base_query_engine import BaseQueryEngine

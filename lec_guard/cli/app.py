@@ -19,6 +19,7 @@ from lec_guard.cli.policy.diff import compare_policies
 from lec_guard.cli.policy.schema import show_schema
 from lec_guard.cli.policy.show import show_policy
 from lec_guard.cli.probe import probe
+from lec_guard.cli.scan import scan_table
 from lec_guard.cli.serve import serve
 from lec_guard.cli.train import train
 
@@ -36,6 +37,7 @@ app.command("eval")(evaluate)
 app.command("augment")(augment)
 app.command("bench")(bench)
 app.command("serve")(serve)
+app.command("scan")(scan_table)
 app.command("probe")(probe)
 policy_app = typer.Typer(no_args_is_help=True, help="Policies, before they meet a user.")
 policy_app.command("check")(check_folder)

@@ -1,27 +1,32 @@
-"""`lec-guard serve`: the page for reviewers."""
+"""`lec-guard serve`: the API, and the page for reviewers."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lec_guard.act.effects import Effects
 from lec_guard.cli.terminal import FAILED, fail, need, plain
-from lec_guard.detect.detector import Heated, LayerDetector
+from lec_guard.detect.detector import LayerDetector
 from lec_guard.errors import LecGuardError
-from lec_guard.guard import Guard
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from lec_guard.serve.reviewers import Reviewers
+    from lec_guard.serve.worker import Settings
 
 
 def serve(
     *,
-    keys: Annotated[Path | None, typer.Option(help="File that says who may sign in.", show_default=False)] = None,
+    api_keys: Annotated[
+        Path | None, typer.Option(help="File that says who may ask the API.", show_default=False)
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="File that says who may sign in to review.", show_default=False)
+    ] = None,
     policies: Annotated[
         Path | None, typer.Option(help="Folder or file with policies to try; else the packaged one.")
     ] = None,
@@ -40,29 +45,50 @@ def serve(
     behind_proxy: Annotated[
         bool, typer.Option("--behind-proxy", help="Browsers come by https, through a proxy that says whom for.")
     ] = False,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each with a model of its own.")] = 1,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Steps a second of a tenant; else as many as there is room for.")
+    ] = None,
+    waiting: Annotated[int, typer.Option(min=1, help="Steps in flight, of each process; more get a 429.")] = 2048,
+    texts: Annotated[int, typer.Option(min=1, help="Texts of a request.")] = 256,
+    body_mb: Annotated[int, typer.Option(min=1, help="Megabytes of a request.")] = 8,
     new_key: Annotated[
         str | None, typer.Option(help="Make a key for a reviewer of this name, and serve nothing.", metavar="NAME")
     ] = None,
+    new_api_key: Annotated[
+        str | None, typer.Option(help="Make a key of the API for this application, and serve nothing.", metavar="NAME")
+    ] = None,
 ) -> None:
-    """Serve the page on which reviewers decide what policies hold back, and try texts.
+    """Serve the API, the page on which reviewers decide what policies hold back and try texts, or both.
 
-    With --new-key it prints what goes into the file of keys, and the key itself, once, on the standard error.
+    With --new-key or --new-api-key it prints what goes into the file of keys, and the key itself, once, on the standard
+    error.
 
     Exit code 2: wrong usage, or a file, policy, bundle or queue that can't be used.
     """
-    need("serve", "fastapi", "uvicorn", "jinja2", "sqlalchemy")
-    from lec_guard.serve.reviewers import Reviewers
+    need("serve", "fastapi", "uvicorn", "jinja2", "sqlalchemy", "prometheus_client")
     from lec_guard.serve.reviewers import new_key as made
-    from lec_guard.serve.server import AnnouncingServer, configured, is_local
+    from lec_guard.serve.server import is_local
+    from lec_guard.serve.worker import Settings, pages
 
     try:
         if new_key is not None:
             key = made(new_key)
-            typer.echo(key.entry)
-            typer.echo(f"The key of {plain(new_key)}, which is shown only this once: {key.key}", err=True)
+            _print_key(new_key, key.entry, key.key)
             return
-        if keys is None:
-            fail("give --keys FILE, which says who may sign in; --new-key NAME makes what goes into it")
+        if new_api_key is not None:
+            from lec_guard.serve.api.keys import new_api_key as made_for_api
+
+            own = made_for_api(new_api_key)
+            _print_key(new_api_key, own.entry, own.key)
+            return
+        if keys is None and api_keys is None:
+            fail(
+                "give --api-keys FILE, which says who may ask the API, or --keys FILE, which says who may review; "
+                "--new-api-key NAME and --new-key NAME make what goes into them"
+            )
+        if keys is not None and workers > 1:
+            fail("sessions of reviewers live in one process: run the pages apart, or leave out --workers")
         if (tls_cert is None) != (tls_key is None):
             fail("give both --tls-cert and --tls-key, or neither")
         secure = tls_cert is not None or behind_proxy
@@ -74,37 +100,76 @@ def serve(
         for file in (tls_cert, tls_key):
             if file is not None and not file.is_file():
                 fail(f"{file}: there is no such file")
-        app = _app(Reviewers.read(keys), policies, detector, queue, _names(host, allow_host or []), secure=secure)
-        config = configured(app, host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, behind_proxy=behind_proxy)
-        server = AnnouncingServer(config, lambda url: typer.echo(f"lec-guard: {url}"))
+        names = _names(host, allow_host or [])
+        where = {"host": host, "port": port, "tls_cert": tls_cert, "tls_key": tls_key, "behind_proxy": behind_proxy}
+        if api_keys is not None:
+            from lec_guard.serve.api.keys import ApiKeys
+            from lec_guard.serve.api.limits import Limits
+
+            ApiKeys.read(api_keys)
+            settings = Settings(
+                api_keys=api_keys,
+                policies=policies,
+                detector=detector,
+                reviewers=keys,
+                queue=queue,
+                hosts=tuple(names),
+                secure=secure,
+                limits=Limits(body_bytes=body_mb * 2**20, steps=texts, waiting=waiting, rate_per_s=rate),
+                threads=max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None,
+            )
+            _run_api(settings, where, workers)
+            return
+        if keys is None:
+            raise AssertionError("one of them was given")
+        app = pages(
+            keys,
+            policies=policies,
+            queue=queue,
+            detector=lambda: LayerDetector.load(detector),
+            hosts=names,
+            secure=secure,
+        )
+        _run(app, where)
     except (LecGuardError, OSError) as error:
         fail(str(error))
-    server.run()
+
+
+def _print_key(name: str, entry: str, key: str) -> None:
+    typer.echo(entry)
+    typer.echo(f"The key of {plain(name)}, which is shown only this once: {key}", err=True)
+
+
+def _announce(url: str) -> None:
+    typer.echo(f"lec-guard: {url}")
+
+
+def _run(app: FastAPI | str, where: dict[str, Any]) -> None:
+    from lec_guard.serve.server import AnnouncingServer, configured
+
+    server = AnnouncingServer(configured(app, **where), _announce)
+    try:
+        server.run()
+    except SystemExit:  # of a worker that could not start, and has said why
+        raise typer.Exit(FAILED) from None
     if not server.started:
         raise typer.Exit(FAILED)
 
 
-def _app(
-    reviewers: Reviewers,
-    policies: Path | None,
-    detector: Path | None,
-    queue: str | None,
-    hosts: list[str],
-    *,
-    secure: bool,
-) -> FastAPI:
-    """The application over a real queue, and over a guard if anybody may try one."""
-    from lec_guard.act.queue import ReviewQueue, default_url
-    from lec_guard.serve.app import create_app
+def _run_api(settings: Settings, where: dict[str, Any], workers: int) -> None:
+    from lec_guard.serve.server import configured, log_as_json, run_workers
+    from lec_guard.serve.worker import SETTINGS
 
-    waiting = ReviewQueue(queue or default_url())
-    if not reviewers.any_may_try:
-        return create_app(guard=None, queue=waiting, reviewers=reviewers, hosts=hosts, secure=secure)
-    loaded = LayerDetector.load(detector)
-    # A try only judges: whom policies ask is not needed for that, nor the key that asking needs.
-    guard = Guard.from_policies(policies, detector=loaded, effects=Effects(ask=False))
-    heat = loaded.heat if isinstance(loaded, Heated) else None
-    return create_app(guard=guard, queue=waiting, reviewers=reviewers, heat=heat, hosts=hosts, secure=secure)
+    os.environ[SETTINGS] = settings.model_dump_json()
+    factory = "lec_guard.serve.worker:make"
+    if workers == 1:
+        _run(factory, where)
+        return
+    log_as_json()
+    with TemporaryDirectory(prefix="lec-guard-metrics-") as folder:
+        # Each worker counts into files here, and whichever is asked adds them up.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        run_workers(configured(factory, workers=workers, **where), _announce)
 
 
 def _names(host: str, others: list[str]) -> list[str]:

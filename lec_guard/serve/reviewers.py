@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lec_guard.errors import UnsupportedValueError
-
-_MOST_BYTES = 1_000_000
-_LONGEST_KEY = 512
+from lec_guard.serve.key_files import hash_of, made_key, read_key_file, whose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,28 +77,8 @@ class Reviewers:
         Raises:
             UnsupportedValueError: If the file can't be read, or is wrong somewhere.
         """
-        file = Path(path)
-        try:
-            with file.open("rb") as opened:
-                content = opened.read(_MOST_BYTES + 1)
-        except OSError as error:
-            raise UnsupportedValueError(f"{file}: {error.strerror}") from None
-        if len(content) > _MOST_BYTES:
-            raise UnsupportedValueError(f"{file}: more than {_MOST_BYTES:,} bytes")
-        try:
-            raw = json.loads(content) if file.suffix == ".json" else yaml.safe_load(content)
-        except (ValueError, RecursionError, yaml.YAMLError) as error:
-            # Where it is wrong, but nothing of what stands there: it may be a key.
-            mark = getattr(error, "problem_mark", None)
-            place = f":{mark.line + 1}" if mark else ""
-            raise UnsupportedValueError(f"{file}{place}: no {'JSON' if file.suffix == '.json' else 'YAML'}") from None
-        try:
-            entries = _File.model_validate(raw).reviewers
-        except ValidationError as error:
-            wrong = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(str(part) for part in wrong["loc"]) or "the file"
-            raise UnsupportedValueError(f"{file}: {where}: {wrong['msg']}") from None
-        return cls(_unique(entries, file))
+        entries = read_key_file(path, _File).reviewers
+        return cls(_unique(entries, Path(path)))
 
     @property
     def any_may_try(self) -> bool:
@@ -120,20 +94,11 @@ class Reviewers:
         Returns:
             Whose it is; None if nobody's.
         """
-        if len(key) > _LONGEST_KEY:
-            return None
-        given = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
-        found = None
-        for own, reviewer in self._by_hash.items():
-            if hmac.compare_digest(own, given):
-                found = reviewer
-        return found
+        return whose(key, self._by_hash)
 
 
 def new_key(name: str) -> NewKey:
     """Make a key for a reviewer.
-
-    A key has 256 random bits, so that a plain hash of it can be kept without anybody guessing it.
 
     Args:
         name: The reviewer's name.
@@ -144,14 +109,14 @@ def new_key(name: str) -> NewKey:
     Raises:
         UnsupportedValueError: If the name is not one.
     """
-    key = f"lgr_{secrets.token_urlsafe(32)}"
+    key = made_key("lgr")
     try:
-        entry = _Entry(name=name, key_sha256=hashlib.sha256(key.encode()).hexdigest(), tenants="all")
+        entry = _Entry(name=name, key_sha256=hash_of(key), tenants="all")
     except ValidationError:
         raise UnsupportedValueError("a reviewer's name has 1 to 80 printable characters") from None
     lines = [
         f"  - name: {json.dumps(entry.name)}",
-        f"    key_sha256: {entry.key_sha256}",
+        f'    key_sha256: "{entry.key_sha256}"',  # YAML takes some for numbers
         "    tenants: all  # or a list: [acme, globex]; null in it means steps of no tenant",
         "    may_try: true",
     ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
+from uvicorn.supervisors import Multiprocess
 
 if TYPE_CHECKING:
     from socket import socket
@@ -55,6 +58,42 @@ class AnnouncingServer(uvicorn.Server):
             self._announce(f"{'https' if self.config.is_ssl else 'http'}://{host}:{port}")
 
 
+def run_workers(config: uvicorn.Config, announce: Callable[[str], None]) -> None:
+    """Run several processes on one address, and start another for each that dies.
+
+    Args:
+        config: How they are run.
+        announce: What is told the URL once the address is taken.
+    """
+    socket = config.bind_socket()
+    host, port = socket.getsockname()[:2]
+    shown = f"[{host}]" if ":" in str(host) else host
+    announce(f"{'https' if config.is_ssl else 'http'}://{shown}:{port}")
+    Multiprocess(config, sockets=[socket]).run()
+
+
+def log_as_json() -> None:
+    """Write the server's own lines to the standard error, one object each; none has a text of a request."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JsonLines())
+    for name in ("lec_guard", "uvicorn"):
+        own = logging.getLogger(name)
+        own.handlers[:] = [handler]
+        own.propagate = False
+        own.setLevel(logging.INFO)
+
+
+class _JsonLines(logging.Formatter):
+    """A line that is an object already stays as it is."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        if record.name == "lec_guard.serve.access":
+            return text
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        return json.dumps({"time": time, "level": record.levelname, "logger": record.name, "message": text})
+
+
 def is_local(host: str) -> bool:
     """Whether an address can be reached from its own machine alone.
 
@@ -71,28 +110,31 @@ def is_local(host: str) -> bool:
 
 
 def configured(
-    app: ASGIApp,
+    app: ASGIApp | str,
     *,
     host: str,
     port: int,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
     behind_proxy: bool = False,
+    workers: int = 1,
 ) -> uvicorn.Config:
     """How uvicorn runs the application.
 
     Args:
-        app: The application.
+        app: The application of pages; or where a factory of one with the API is, as `module:name`.
         host: The address to listen on.
         port: The port; 0 for a free one.
         tls_cert: The certificate's file.
         tls_key: Its key's file.
         behind_proxy: Whether a proxy says whom a request comes from. It is believed where it runs on this machine, or
             where the environment variable FORWARDED_ALLOW_IPS names it.
+        workers: Processes that serve.
 
     Returns:
         The configuration.
     """
+    has_api = isinstance(app, str)
     config = uvicorn.Config(
         app,
         host=host,
@@ -103,9 +145,14 @@ def configured(
         server_header=False,
         ws="none",
         lifespan="off",
-        limit_concurrency=200,
-        timeout_graceful_shutdown=5,
+        # The API bounds what is in flight itself, and a thousand clients may stay connected.
+        limit_concurrency=None if has_api else 200,
+        timeout_graceful_shutdown=30 if has_api else 5,
         log_level="info",
+        factory=has_api,
+        workers=workers,
+        # It has a log of its own, in JSON.
+        access_log=not has_api,
     )
     access = logging.getLogger("uvicorn.access")
     if not any(isinstance(one, NoQueries) for one in access.filters):

@@ -7,7 +7,3 @@ from lec_guard.errors import LecGuardError
 
 class WebhookError(LecGuardError):
     """A webhook could not be asked, or its reply counts for nothing; the message holds no text of either."""
-
-
-class CircuitOpen(WebhookError):
-    """A webhook failed so often that it is not asked for a while."""

@@ -13,11 +13,11 @@ import httpx
 
 from lec_guard.act.base import Case, Escalator, Reply
 from lec_guard.act.webhook.addresses import Resolver, is_this_machine, system_resolver
-from lec_guard.act.webhook.breaker import Breaker
 from lec_guard.act.webhook.connect import FAILURES, AsyncTransport, Deadline, Names, Transport
 from lec_guard.act.webhook.errors import WebhookError
 from lec_guard.act.webhook.letter import read_reply, write_request
 from lec_guard.act.webhook.signing import SIGNATURE_HEADER, TIMESTAMP_HEADER, check_reply, sign_request
+from lec_guard.breaker import Breaker
 from lec_guard.errors import UnsupportedValueError
 
 _SHORTEST = 32

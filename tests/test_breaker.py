@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from lec_guard.act.webhook.breaker import Breaker
-from lec_guard.act.webhook.errors import CircuitOpen
+from lec_guard.breaker import Breaker, CircuitOpen
 
 
 class Clock:

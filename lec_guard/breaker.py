@@ -7,7 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from lec_guard.act.webhook.errors import CircuitOpen
+from lec_guard.errors import LecGuardError
+
+
+class CircuitOpen(LecGuardError):
+    """Another service failed so often that it is not asked for a while."""
 
 
 class Breaker:
@@ -53,7 +57,7 @@ class Breaker:
             if self._opened is None:
                 return False
             if self._trying or self._clock() < self._opened + self._open_s:
-                raise CircuitOpen("the webhook failed too often, and is left alone for a while")
+                raise CircuitOpen("it failed too often, and is left alone for a while")
             self._trying = True
             return True
 
