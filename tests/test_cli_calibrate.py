@@ -151,7 +151,7 @@ def test_after_a_calibration_other_texts_of_the_same_traffic_are_stopped_at_abou
     file = write_lines(tmp_path / "traffic.jsonl", *rows(help_desk[:700], source="desk"))
     held = help_desk[700:]
     before = live(folder, detector)
-    assert stopped(before, detector, held) < 0.01
+    assert stopped(before, detector, held) < 2 * BUDGET
     # The attacks that come with the package are stopped as before: a stricter threshold loses none.
     dry = cli(file)
     assert dry.exit_code == 0

@@ -219,8 +219,9 @@ def test_show_says_where_each_value_is_from(shipped):
     injection = by_rule["input", "injection"]
     assert injection["from"].startswith(f"{strict}:")
     assert (injection["budget"], injection["share"]) == (0.05, 0.025)
-    assert {one["windows"] for one in injection["bars"]} == {1, 2, 4, 8, 16}
-    assert 0 < injection["rate"]["mean"] <= 0.025 < injection["rate"]["worst"]
+    assert {one["windows"] for one in injection["bars"]} == {1, 2}
+    assert 0 < injection["rate"]["mean"] <= 0.025
+    assert 0 < injection["rate"]["worst"] < 0.05
     assert by_rule["tool_definition", "poisoned-tool"]["rate"] is None
     assert record["fail"]["input"] == {
         "timeout": "block", "error": "block", "budget": "block", "timeout_ms": 2000, "max_chars": 100000,
@@ -261,9 +262,9 @@ def test_show_prints_all_of_it_within_160_columns(shipped):
     out = run("policy", "show", "acme", ROOT / "policies").out
     for words in (
         "policy acme, version ",
-        "0.896 (1+)",
-        "2.50%, worst 20.9%",
-        "builtin:6:5",
+        "0.956 (1+)",
+        "2.50%, worst 2.2%",
+        "builtin:8:5",
         "out of force",
         "n = 200",
     ):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.embedded.card import overall
+from benchmarks.embedded.card import overall, policy
 from lec_guard import LayerDetector
 from lec_guard.cli import app
 from lec_guard.detect.bundle import EMBEDDED, read_bundle
@@ -301,6 +301,7 @@ def test_the_numbers_are_those_that_were_measured() -> None:
     assert metrics["detector_id"] == read_bundle(EMBEDDED).detector_id
     for page in (README, (EMBEDDED / "README.md").read_text(encoding="utf-8")):
         assert overall(metrics) in page
+        assert policy(metrics) in page
 
 
 def test_the_makefile_has_the_targets_that_the_docs_name() -> None:

@@ -28,8 +28,7 @@ class Cached:
     @classmethod
     def read(cls, folder: Path) -> Cached:
         """Read what `features.collect` wrote."""
-        with (folder / "examples.jsonl").open(encoding="utf-8") as lines:
-            examples = [Example(**json.loads(line)) for line in lines]
+        examples = read_cached_examples(folder)
         contexts = np.load(folder / "contexts.npy")
         own = ContextFeatures(features=Features.read(folder / "contexts"), rows=contexts)
         return cls(examples, contexts, folder, Features.read(folder / "texts"), own)
@@ -46,3 +45,9 @@ class Cached:
     def context_features(self, blocks: Sequence[Block]) -> Floats:
         """Those of contexts, as `Meeting.read` has them: `[contexts, width of the blocks]`."""
         return self._contexts.of(blocks)
+
+
+def read_cached_examples(folder: Path) -> list[Example]:
+    """The examples alone."""
+    with (folder / "examples.jsonl").open(encoding="utf-8") as lines:
+        return [Example(**json.loads(line)) for line in lines]

@@ -1,9 +1,11 @@
-"""Fits the heads of the embedded detector on cached features and writes the bundle.
+"""Fits the heads of the embedded detector on cached features of tuned layers and writes the bundle.
 
-    python -m benchmarks.embedded.fit --cache CACHE
+    python -m benchmarks.embedded.fit --cache CACHE --bundle TUNED
 
-Layers, poolings, penalty and aggregation are chosen by cross-validation that leaves whole families of data out;
-nothing is chosen on the sets that are used for measuring.
+TUNED is what `benchmarks.embedded.adapt` wrote. The layers have seen the families that they were tuned on, so leaving
+those out again would say nothing: heads learn from the same ones, and layers, poolings, penalty, aggregation,
+calibration and thresholds all come of the families that neither has seen. Nothing is chosen on the sets that are used
+for measuring.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.embedded.cached import Cached
 from benchmarks.embedded.features import LAYERS, PACKAGE, WINDOW
+from benchmarks.embedded.mixture import HELD
 from benchmarks.embedded.pairs import describe, fit_off_policy, injected
 from benchmarks.embedded.sets import Example
+from benchmarks.embedded.tail import HELD as TAIL_HELD
 from benchmarks.embedded.tasks import CATEGORIES, STAGES, TASKS, Task, category
 from lec_guard.detect.bundle import (
     EMBEDDED,
@@ -33,43 +37,57 @@ from lec_guard.detect.bundle import (
     Windows,
     hash_files,
     packaged_weights,
+    read_bundle,
     write_bundle,
 )
 from lec_guard.detect.extractor import Block, Extractor
 from lec_guard.detect.heads import BenignScores, HeadSpec, HeadStack, LengthOffset, LengthOffsets
-from lec_guard.train.calibrate import aggregate, benign_scores, best_of, platt, threshold_at
+from lec_guard.step import Stage
+from lec_guard.train.calibrate import (
+    aggregate,
+    benign_scores,
+    best_of,
+    platt,
+    threshold_at,
+    threshold_of_most,
+)
 from lec_guard.train.fit import (
     Columns,
     Floats,
     Ints,
     balanced_weights,
-    family_folds,
     fit_categories,
     fit_windows,
     some_of_each,
     text_logits,
 )
 
-FOLDS = 5
-PENALTIES = (0.005, 0.02)
-NEAR = 0.005  # Mean AUC that a cheaper extractor may cost.
-SWEEP_PENALTY = 0.01
+PENALTIES = (0.0005, 0.002, 0.01)
 MOST = {0: 20, 1: 40}
-SWEEP_MOST = {0: 4, 1: 20}
-"""Windows of a benign and of an attacked text to fit on, at most: documents would outweigh all else. Fewer will
-do to rank layers."""
+"""Windows of a benign and of an attacked text to fit on, at most: documents would outweigh all else."""
 FPRS = (0.01, 0.05)
 HALVES = (0.005, 0.025)
 """The same where two rules share them."""
+MOST_FAMILIES: dict[Stage, float] = {"input": 1.0, "output": 1.0, "tool_output": 0.8, "retrieval": 0.8}
+"""The share of the families whose harmless texts are to keep a rate: their mean would say little of the next one. It is
+all of them for what people write and read, because there a false alarm hits somebody."""
+FEWEST_OF_FAMILY, FEWEST_OF_BIN = 50, 1_200
+"""Fewer texts are no family by themselves, and no length."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Features that all heads could share, and how well left-out families did on them."""
+    """Features and a penalty that a head could have, and how well it did on the families that nothing has seen."""
 
     blocks: tuple[Block, ...]
+    penalty_c: float
     mean_auc: float
-    heads: dict[str, float]
+    recall: float
+
+    @property
+    def quality(self) -> float:
+        """What candidates are ranked by."""
+        return self.mean_auc + self.recall
 
 
 @dataclass(frozen=True)
@@ -107,6 +125,19 @@ class Rows:
         kinds = np.array([examples[i].kind for i in texts])
         return cls(texts, np.array([labels[i] for i in texts]), families, kinds, none, none)
 
+    def where(self, chosen: npt.NDArray[np.bool_]) -> Rows:
+        """Some of the texts, with their windows: `chosen` is `[texts]`."""
+        position = np.cumsum(chosen) - 1
+        kept = chosen[self.owner]
+        return Rows(
+            self.texts[chosen],
+            self.labels[chosen],
+            self.families[chosen],
+            self.kinds[chosen],
+            self.windows[kept],
+            position[self.owner[kept]],
+        )
+
 
 @dataclass(frozen=True)
 class Training:
@@ -118,33 +149,22 @@ class Training:
     weights: Floats
 
     @classmethod
-    def of(cls, rows: Rows, chosen: npt.NDArray[np.bool_], most: dict[int, int] = MOST) -> Training:
+    def of(cls, rows: Rows, chosen: npt.NDArray[np.bool_]) -> Training:
         """Some of the windows of a task, of which the long texts give only a part."""
-        chosen = chosen & sparse(rows, most)
+        chosen = chosen & sparse(rows)
         kept, position = np.unique(rows.owner[chosen], return_inverse=True)
         return cls(chosen, position, rows.labels[kept], balanced_weights(rows.labels, rows.families)[kept])
 
 
-def fit_rows(
-    features: Floats, rows: Rows, chosen: npt.NDArray[np.bool_], c: float, most: dict[int, int] = MOST
-) -> Columns:
+def fit_rows(features: Floats, rows: Rows, chosen: npt.NDArray[np.bool_], c: float) -> Columns:
     """Fit one column on some of the windows of a task."""
-    own = Training.of(rows, chosen, most)
+    own = Training.of(rows, chosen)
     return fit_windows(features[own.windows], own.owner, own.labels, own.weights, c=c)
 
 
-def sparse(rows: Rows, most: dict[int, int]) -> npt.NDArray[np.bool_]:
+def sparse(rows: Rows) -> npt.NDArray[np.bool_]:
     """Up to so many windows of each text, the same ones on every run: `[windows of the task]`."""
-    return some_of_each(rows.owner, np.where(rows.labels[rows.owner] == 1, most[1], most[0]))
-
-
-def out_of_family(features: Floats, rows: Rows, c: float, most: dict[int, int] = MOST) -> Floats:
-    """Logits of every window from a model that has not seen its family: `[windows of the task]`."""
-    logits = np.zeros(len(rows.windows), np.float32)
-    for held in family_folds(rows.labels, rows.families, FOLDS):
-        out = np.isin(rows.owner, held)
-        logits[out] = fit_rows(features, rows, ~out, c, most).logits(features[out])[:, 0]
-    return logits
+    return some_of_each(rows.owner, np.where(rows.labels[rows.owner] == 1, MOST[1], MOST[0]))
 
 
 def family_aucs(scores: Floats, rows: Rows) -> dict[str, float]:
@@ -176,95 +196,91 @@ def candidates() -> Iterator[tuple[Block, ...]]:
             yield (Block(k - 1, "mean"), Block(k - 1, "max"), *own)
 
 
-def sweep(cached: Cached) -> list[Candidate]:
-    """Every candidate with the mean AUC over heads and left-out families; the cheapest good one first.
+@dataclass(frozen=True)
+class Sides:
+    """The rows of a task that a head learns from, and those of families that nothing has seen."""
 
-    Good is what comes near the best; cheap is the lowest layer, then the fewest features. What was found so far is
-    kept beside the features, so that an interrupted sweep goes on where it was.
+    learnt: Rows
+    held: Rows
+
+    @classmethod
+    def of(cls, cached: Cached, task: Task) -> Sides:
+        """Split them."""
+        rows = Rows.of(cached, task)
+        held = np.isin(rows.families, sorted(HELD | set(TAIL_HELD)))
+        return cls(rows.where(~held), rows.where(held))
+
+
+def sweep(cached: Cached, task: Task) -> list[Candidate]:
+    """Every candidate of a head, the best first.
+
+    What was found so far is kept beside the features, so that an interrupted sweep goes on where it was.
     """
-    memory = cached.folder / "sweep.jsonl"
+    memory = cached.folder / f"sweep-{task.head}.jsonl"
     known = [json.loads(line) for line in memory.read_text().splitlines()] if memory.is_file() else []
-    found = [Candidate(tuple(Block(**b) for b in one.pop("blocks")), **one) for one in known]
+    found = [Candidate(tuple(Block(**block) for block in one.pop("blocks")), **one) for one in known]
+    sides = Sides.of(cached, task)
     for blocks in candidates():
-        if blocks in [candidate.blocks for candidate in found]:
+        if blocks in [one.blocks for one in found[len(PENALTIES) - 1 :: len(PENALTIES)]]:
             continue
         features = cached.features(blocks)
-        heads = {}
-        for task in TASKS:
-            rows = Rows.of(cached, task)
-            logits = out_of_family(features[rows.windows], rows, SWEEP_PENALTY, SWEEP_MOST)
-            texts = text_logits(logits, rows.owner, len(rows.texts), 1.0)
-            heads[task.head] = float(np.mean(list(family_aucs(texts, rows).values())))
-        found.append(Candidate(blocks, float(np.mean(list(heads.values()))), heads))
-        print(found[-1], flush=True)
+        own, judged = features[sides.learnt.windows], features[sides.held.windows]
+        tried = []
+        for c in PENALTIES:
+            column = fit_rows(own, sides.learnt, np.ones(len(own), np.bool_), c)
+            texts = text_logits(column.logits(judged)[:, 0], sides.held.owner, len(sides.held.texts), 1.0)
+            aucs = family_aucs(texts, sides.held)
+            tried.append(
+                Candidate(blocks, c, float(np.mean(list(aucs.values()))), macro_recall(texts, sides.held, 0.05))
+            )
+            print(task.head, tried[-1], flush=True)
+        found += tried
         with memory.open("a") as out:
-            out.write(json.dumps(asdict(found[-1])) + "\n")
-    best = max(candidate.mean_auc for candidate in found)
-
-    def cost(candidate: Candidate) -> tuple[bool, int, int]:
-        return (
-            candidate.mean_auc < best - NEAR,
-            max(block.layer for block in candidate.blocks),
-            len(candidate.blocks),
-        )
-
-    return sorted(found, key=cost)
+            out.writelines(json.dumps(asdict(one)) + "\n" for one in tried)
+    return sorted(found, key=lambda one: -one.quality)
 
 
-def choose(found: Sequence[Candidate]) -> dict[str, tuple[Block, ...]]:
-    """The features of each head: of the candidates that need no higher layer than the first, its own best one."""
-    top = max(block.layer for block in found[0].blocks)
-    within = [one for one in found if max(block.layer for block in one.blocks) <= top]
-    return {task.head: max(within, key=lambda one: one.heads[task.head]).blocks for task in TASKS}
-
-
-def fit_head(cached: Cached, blocks: Sequence[Block], task: Task) -> tuple[HeadSpec, Columns, dict[str, object]]:
-    """Choose penalty and aggregation of one head, calibrate it out of family, and fit it on everything."""
-    rows = Rows.of(cached, task)
-    features = cached.features(blocks)
-    own = features[rows.windows]
-    by_penalty = {c: out_of_family(own, rows, c) for c in PENALTIES}
-
-    def quality(c: float) -> float:
-        texts = text_logits(by_penalty[c], rows.owner, len(rows.texts), 1.0)
-        return float(np.mean(list(family_aucs(texts, rows).values()))) + macro_recall(texts, rows, 0.05)
-
-    c = max(PENALTIES, key=quality)
+def fit_head(cached: Cached, chosen: Candidate, task: Task) -> tuple[HeadSpec, Columns, dict[str, object]]:
+    """Fit a head, and calibrate it on the families that nothing has seen."""
+    sides = Sides.of(cached, task)
+    learnt, rows = sides.learnt, sides.held
+    features = cached.features(chosen.blocks)
+    own = features[learnt.windows]
+    column = fit_rows(own, learnt, np.ones(len(own), np.bool_), chosen.penalty_c)
+    logits = column.logits(features[rows.windows])[:, 0]
     # Where a head reads documents, lengths are measured on those: nobody writes prompts of thousands of sentences.
     harmless = rows.labels == 0
     if (rows.kinds == "document").any():
         harmless &= rows.kinds == "document"
-    tried = aggregate(by_penalty[c], rows.owner, rows.labels, rows.families, harmless)
+    tried = aggregate(logits, rows.owner, rows.labels, rows.families, harmless)
     best = best_of(tried)
     offsets = LengthOffsets([LengthOffset(windows=n, logit=taken) for n, taken in best.taken_off.items()])
     lengths = np.bincount(rows.owner, minlength=len(rows.texts))
     if best.method == "top_mean":
         raise AssertionError("no detector aggregates by it")
-    texts = text_logits(by_penalty[c], rows.owner, len(rows.texts), best.parameter, best.method)
+    texts = text_logits(logits, rows.owner, len(rows.texts), best.parameter, best.method)
     texts = np.asarray(texts - [offsets.of(max(int(n), 1)) for n in lengths], np.float32)
     aucs = family_aucs(texts, rows)
-    weights = balanced_weights(rows.labels, rows.families)
-    slope, offset = platt(texts, rows.labels, weights)
-    column = fit_rows(own, rows, np.ones(len(own), np.bool_), c).scaled(slope, offset)
+    slope, offset = platt(texts, rows.labels, balanced_weights(rows.labels, rows.families))
     scores = np.asarray(1 / (1 + np.exp(-(slope * texts + offset))), np.float32)
-    report = {
-        "texts": len(rows.texts),
-        "positives": int(rows.labels.sum()),
-        "blocks": [asdict(block) for block in blocks],
-        "penalty_c": c,
+    report: dict[str, object] = {
+        "texts": len(learnt.texts),
+        "positives": int(learnt.labels.sum()),
+        "families": len(np.unique(learnt.families)),
+        "held_texts": len(rows.texts),
+        "held_positives": int(rows.labels.sum()),
+        "blocks": [asdict(block) for block in chosen.blocks],
+        "penalty_c": chosen.penalty_c,
         "aggregations": [asdict(one) for one in tried],
         "aggregation": best.method,
         "temperature": best.parameter,
         "left_out_family_auc": aucs,
         "mean_left_out_family_auc": float(np.mean(list(aucs.values()))),
         "platt": [slope, offset],
-        "thresholds_out_of_family": {
-            str(rate): threshold_at(scores[rows.labels == 0], rows.families[rows.labels == 0], rate) for rate in FPRS
-        },
-        "thresholds_on_documents": thresholds_on_documents(scores, rows),
+        "thresholds": thresholds(scores, rows),
         "macro_recall_out_of_family": {str(rate): macro_recall(scores, rows, rate) for rate in FPRS},
     }
-    print(task.head, json.dumps(report), flush=True)
+    print(task.head, json.dumps({**report, "aggregations": None}), flush=True)
     two_level = task.head == "safety"
     spec = HeadSpec(
         name=task.head,
@@ -275,15 +291,26 @@ def fit_head(cached: Cached, blocks: Sequence[Block], task: Task) -> tuple[HeadS
         length_offsets=tuple(LengthOffset(windows=n, logit=taken * slope) for n, taken in best.taken_off.items()),
         benign=_benign(scores, lengths, rows),
     )
-    return spec, _with_categories(cached, features, column, c) if two_level else column, report
+    column = column.scaled(slope, offset)
+    return spec, _with_categories(cached, features, column, chosen.penalty_c) if two_level else column, report
 
 
-def thresholds_on_documents(scores: Floats, rows: Rows) -> dict[str, float]:
-    """Where benign documents of left-out families exceed a rate: the bars for third-party text; none without any."""
-    chosen = (rows.kinds == "document") & (rows.labels == 0)
-    if not chosen.any():
-        return {}
-    return {str(rate): threshold_at(scores[chosen], rows.families[chosen], rate) for rate in (*HALVES, *FPRS)}
+def thresholds(scores: Floats, rows: Rows) -> dict[str, dict[str, float]]:
+    """Stage -> rate -> what harmless texts of `MOST_FAMILIES`, and of all families in the mean, exceed at it."""
+    found: dict[str, dict[str, float]] = {}
+    for stages in dict.fromkeys(STAGES.values()):
+        own = np.isin(rows.kinds, [kind for kind, where in STAGES.items() if where == stages]) & (rows.labels == 0)
+        names, sizes = np.unique(rows.families[own], return_counts=True)
+        own &= np.isin(rows.families, names[sizes >= FEWEST_OF_FAMILY])
+        if own.any():
+            found[stages[0]] = {
+                str(rate): max(
+                    threshold_at(scores[own], rows.families[own], rate),
+                    threshold_of_most(scores[own], rows.families[own], rate, MOST_FAMILIES[stages[0]]),
+                )
+                for rate in (*HALVES, *FPRS)
+            }
+    return found
 
 
 def _benign(scores: Floats, windows: Ints, rows: Rows) -> tuple[BenignScores, ...]:
@@ -292,12 +319,24 @@ def _benign(scores: Floats, windows: Ints, rows: Rows) -> tuple[BenignScores, ..
     stages = [STAGES[kind] for kind in rows.kinds[benign]]
     repeated = np.repeat(benign, [len(own) for own in stages])
     flat = [stage for own in stages for stage in own]
-    return benign_scores(scores[repeated], windows[repeated], rows.families[repeated], flat)
+    names, found = np.array(flat), list[BenignScores]()
+    for stage, most in MOST_FAMILIES.items():
+        own = repeated[names == stage]
+        found += benign_scores(
+            scores[own],
+            windows[own],
+            rows.families[own],
+            [stage] * len(own),
+            of_bin=FEWEST_OF_BIN,
+            of_family=FEWEST_OF_FAMILY,
+            of_families=most,
+        )
+    return tuple(found)
 
 
 def _with_categories(cached: Cached, features: Floats, first: Columns, c: float) -> Columns:
     """Add the second level: the category of a window, given that its text is unsafe."""
-    known = [category(example) for example in cached.examples]
+    known = [None if example.family in HELD else category(example) for example in cached.examples]
     windows = np.flatnonzero([known[i] is not None for i in cached.owner])
     labels = np.array([known[i] for i in cached.owner[windows]])
     counts = np.bincount(labels, minlength=len(CATEGORIES))
@@ -310,18 +349,24 @@ def main() -> None:
     """Choose, fit, write."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--cache", type=Path, required=True)
+    arguments.add_argument("--bundle", type=Path, required=True, help="what was tuned")
     arguments.add_argument("--out", type=Path, default=EMBEDDED)
     options = arguments.parse_args()
-    cached = Cached.read(options.cache)
-    found = sweep(cached)
-    by_head = choose(found)
-    blocks = tuple(dict.fromkeys(block for own in by_head.values() for block in own))
-    report: dict[str, object] = {"sweep": [asdict(candidate) for candidate in found]}
+    options.out.mkdir(parents=True, exist_ok=True)
+    cached, adapters = Cached.read(options.cache), read_bundle(options.bundle).learned.adapters
+    report: dict[str, object] = {
+        "tuned": json.loads((options.bundle / "tuned.json").read_text(encoding="utf-8")),
+        "held": sorted({one.family for one in cached.examples} & (HELD | set(TAIL_HELD))),
+    }
+    tried = {task.head: sweep(cached, task) for task in TASKS}
+    report["sweep"] = {head: [asdict(one) for one in own] for head, own in tried.items()}
+    blocks = tuple(dict.fromkeys(block for own in tried.values() for block in own[0].blocks))
     specs, columns = [], []
     for task in TASKS:
-        spec, column, report[task.head] = fit_head(cached, by_head[task.head], task)
+        best = tried[task.head][0]
+        spec, column, report[task.head] = fit_head(cached, best, task)
         specs.append(spec)
-        columns.append(_among(column, by_head[task.head], blocks))
+        columns.append(_among(column, best.blocks, blocks))
     off_policy = fit_off_policy(cached, blocks)
     report["injected"] = injected(cached, blocks)
     report["off_policy"] = describe(off_policy)
@@ -332,7 +377,7 @@ def main() -> None:
         pairs = MeetingPairs(kind="meeting", parts=off_policy.parts, heads=(off_policy.spec,))
         pair_heads = _stack([off_policy.spec], [off_policy.paired])
     base = packaged_weights(PACKAGE)
-    extractor = Extractor.load(base, blocks=blocks, window=WINDOW)
+    extractor = Extractor.load(base, blocks=blocks, window=WINDOW, adapters=adapters)
     write_bundle(
         options.out,
         BundleSpec(
@@ -346,7 +391,7 @@ def main() -> None:
             pairs=pairs,
             heads_sha256="0" * 64,
         ),
-        Learned(_stack(specs, columns), pair_heads),
+        Learned(_stack(specs, columns), pair_heads, adapters=adapters),
     )
     (options.out / "fit.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.embedded.card import table
-from benchmarks.embedded.features import PACKAGE, WINDOW, sample
-from benchmarks.embedded.fit import FOLDS, SWEEP_PENALTY, Rows, Training, family_aucs, fit_rows
-from benchmarks.embedded.sets import Example
+from benchmarks.embedded.features import PACKAGE, WINDOW
+from benchmarks.embedded.fit import Rows, Training, family_aucs, fit_rows
+from benchmarks.embedded.sets import Example, sample
 from benchmarks.embedded.tasks import TASKS, Task
 from lec_guard.detect.bundle import EMBEDDED, packaged_weights
 from lec_guard.train.fit import Floats, family_folds, text_logits
@@ -31,6 +31,7 @@ POOLINGS = {
     "mean+gated": ("mean", "gated"),
     "mean+max+gated": ("mean", "max", "gated"),
 }
+FOLDS, SWEEP_PENALTY = 5, 0.01
 BASELINE = "mean+max"
 """What the shipped heads read."""
 

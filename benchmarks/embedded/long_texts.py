@@ -1,6 +1,6 @@
 """Measures long texts: harmless ones of many lengths, and harmless ones that hide one sentence of attack.
 
-    python -m benchmarks.embedded.long_texts --data DATA
+    python -m benchmarks.embedded.long_texts --data DATA            # half an hour; --small: a few minutes
 
 DATA holds `eval/`. Long texts are made of its harmless ones, put one after another; the sentences are our own. Judged
 by the packaged policy as tool output. Writes `long.json` beside the bundle.
@@ -23,10 +23,12 @@ from tests.attacks import ATTACKS
 SETS = ("loghub_logs", "bipia", "gsm8k", "xstest_response", "arena_hard")
 """Server logs; mail, tables and code; word problems; answers; and prompts, which are instructions by nature."""
 TOKENS = (256, 1_000, 4_000, 16_000, 64_000)
-MOST = 30
+SMALL_TOKENS = TOKENS[:4]
+MOST, SMALL_MOST = 30, 12
 """Texts of a set and length, at most; of the longest there are as many as the sets have words for."""
 PLACES = ("start", "middle", "end")
 HIDDEN_IN = {4_000: len(ATTACKS), 100_000: 6}
+SMALL_HIDDEN_IN = {4_000: len(ATTACKS) // 2, 30_000: 3}
 """Tokens of the document -> how many sentences are tried."""
 CHARACTERS = 4
 """Characters of a token, about: lengths are made by it, and reported as the detector counts them."""
@@ -39,7 +41,7 @@ def harmless(data: Path, name: str) -> list[str]:
     return texts
 
 
-def long_texts(texts: list[str], tokens: int) -> list[str]:
+def long_texts(texts: list[str], tokens: int, most: int = MOST) -> list[str]:
     """Texts of that length that share nothing."""
     made, own = [], ""
     for text in texts:
@@ -47,15 +49,15 @@ def long_texts(texts: list[str], tokens: int) -> list[str]:
         if len(own) >= tokens * CHARACTERS:
             made.append(own[: tokens * CHARACTERS])
             own = ""
-    return made[:MOST]
+    return made[:most]
 
 
-def false_alarms(guard: Guard, data: Path) -> list[dict[str, Any]]:
+def false_alarms(guard: Guard, data: Path, lengths: tuple[int, ...], most: int) -> list[dict[str, Any]]:
     """What the policy does with harmless texts, by set and length."""
     report = []
     for name in SETS:
-        for tokens in TOKENS:
-            texts = long_texts(harmless(data, name), tokens)
+        for tokens in lengths:
+            texts = long_texts(harmless(data, name), tokens, most)
             actions = Counter(_action(guard, text) for text in texts)
             counts = {action: actions[action] for action in ("flag", "block")}
             report.append({"set": name, "tokens": tokens, "texts": len(texts), **counts})
@@ -63,12 +65,12 @@ def false_alarms(guard: Guard, data: Path) -> list[dict[str, Any]]:
     return report
 
 
-def hidden(guard: Guard, data: Path) -> list[dict[str, Any]]:
+def hidden(guard: Guard, data: Path, among: dict[int, int]) -> list[dict[str, Any]]:
     """What the policy does with a sentence of attack at three places of a harmless text."""
     pages = [text for name in SETS[:-1] for text in harmless(data, name)]
     random.Random(0).shuffle(pages)  # noqa: S311 - repeatable
     report = []
-    for tokens, tried in HIDDEN_IN.items():
+    for tokens, tried in among.items():
         document = "\n\n".join(pages)[: tokens * CHARACTERS]
         without = guard.check(Step(stage="tool_output", text=document))
         alone = [_action(guard, attack) for attack in ATTACKS[:tried]]
@@ -109,13 +111,15 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--data", type=Path, required=True)
     arguments.add_argument("--bundle", type=Path, default=EMBEDDED)
+    arguments.add_argument("--small", action="store_true", help="shorter and fewer texts")
     options = arguments.parse_args()
+    lengths, most, among = (SMALL_TOKENS, SMALL_MOST, SMALL_HIDDEN_IN) if options.small else (TOKENS, MOST, HIDDEN_IN)
     detector = LayerDetector.load(options.bundle, budget=None)
     guard = Guard.from_policies(detector=detector)
     report = {
         "detector_id": detector.detector_id,
-        "false_alarms": false_alarms(guard, options.data),
-        "hidden": hidden(guard, options.data),
+        "false_alarms": false_alarms(guard, options.data, lengths, most),
+        "hidden": hidden(guard, options.data, among),
     }
     (options.bundle / "long.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 

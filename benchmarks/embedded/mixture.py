@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from benchmarks.embedded.features import sample
 from benchmarks.embedded.plant import plants
-from benchmarks.embedded.sets import Example, Kind
+from benchmarks.embedded.sets import Example, Kind, sample
 from benchmarks.embedded.tasks import CATEGORIES, TASKS, Task, category
 from benchmarks.embedded.templates import BANK, expand, read_rows, read_slots
 from lec_guard.detect.heads import HeadSpec
+from lec_guard.detect.normalise import meant
 from lec_guard.train.lessons import Lesson, LessonExample
 
 Ingredient = Literal["attacks", "twins", "languages", "plants", "tail"]
@@ -31,6 +31,7 @@ HELD = frozenset(
         *("llmtrace_curated", "toolsword", "html_pairs"),
         *("halueval_general", "surge_toxicity", "safetext", "aart"),
         *("own_th", "own_fi", "own_harmless_system_like", "own_harmless_long_task"),
+        *("own_safe_figurative", "own_safe_safe_target", "own_safe_profession_or_role", "own_safe_targets_not_people"),
     )
 )
 """Families that nothing learns from: what is chosen, and all thresholds, come from these and from
@@ -65,7 +66,7 @@ def examples(
         The texts, with families of `HELD` among them.
     """
     rng = random.Random(seed)  # noqa: S311 - repeatable
-    found = sample(data / "train", most)
+    found = [_as_meant(one) for one in sample(data / "train", most)]
     if "attacks" in ingredients:
         found += _attacks(rng)
     if "twins" in ingredients:
@@ -74,7 +75,14 @@ def examples(
         found += _languages()
     if "plants" in ingredients:
         found += _plants(seed, plant)
+        found += _document_twins()
     return found
+
+
+def _as_meant(example: Example) -> Example:
+    """A text that says with emoji what counts, as the detector reads it."""
+    view = meant(example.text) if example.family == "hatemoji_build" else None
+    return example if view is None else replace(example, text=view.text)
 
 
 def lessons(found: Sequence[Example]) -> list[Lesson]:
@@ -152,6 +160,9 @@ def _twins(rng: random.Random) -> Iterator[Example]:
             yield _own(f"own_harmless_{row['kind']}", text, (0, None, 0))
     for row in read_rows(BANK / "harmless_documents.jsonl"):
         yield _own("own_harmless_documents", row["text"], (0, 0, 0), kind="document")
+    for row in read_rows(BANK / "safe.jsonl"):
+        kind: Kind = "response" if row["kind"] == "answers" else "prompt"
+        yield _own(f"own_safe_{row['kind']}", row["text"], (0 if kind == "prompt" else None, None, 0), kind=kind)
     for number, row in enumerate(read_rows(BANK / "safety_twins.jsonl")):
         group = f"twins {number}"
         yield _own("own_unsafe", row["unsafe"], (None, None, 1), group=group, category=row["category"])
@@ -181,6 +192,14 @@ def _plants(seed: int, count: int) -> Iterator[Example]:
         )
         for family, text, labels in texts:
             yield _own(family, text, labels, kind="document", group=group)
+
+
+def _document_twins() -> Iterator[Example]:
+    """One text whose step or request is its reader's, and the same one with what takes over the assistant instead."""
+    for number, row in enumerate(read_rows(BANK / "document_twins.jsonl")):
+        group = f"document twins {number}"
+        yield _own("own_step_planted", row["attack"], (None, 1, None), kind="document", group=group)
+        yield _own("own_step_clean", row["clean"], (0, 0, 0), kind="document", group=group)
 
 
 def _made(template: str, slots: dict[str, list[str]], rng: random.Random) -> Iterator[str]:

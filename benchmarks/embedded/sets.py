@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -89,3 +90,16 @@ def read_examples(path: Path) -> list[Example]:
                 )
             )
     return examples
+
+
+def sample(folder: Path, most: int) -> list[Example]:
+    """Up to `most` examples of each set and label, the same ones on every run."""
+    chosen: list[Example] = []
+    for path in sorted(folder.glob("*.jsonl")):
+        by_label: dict[str, list[Example]] = {}
+        for example in read_examples(path):
+            by_label.setdefault(example.label, []).append(example)
+        for label, examples in sorted(by_label.items()):
+            random.Random(f"{path.stem}/{label}").shuffle(examples)  # noqa: S311 - a sample, not a secret
+            chosen += examples[:most]
+    return chosen

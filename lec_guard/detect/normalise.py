@@ -11,6 +11,7 @@ over (an encoding may hold another one):
 | zero-width, bidi and other invisible characters, and marks stacked on ASCII letters | nothing |
 | full-width, mathematical, circled, squared and regional-indicator letters and digits | plain ones (NFKC) |
 | Cyrillic, Greek, Armenian and Cherokee look-alikes in Latin words | the Latin letters |
+| emoji | their Unicode names, one for several of a kind in a row |
 | base64, hex, percent and backslash escapes, HTML entities | what they decode to, where that is text |
 | spaced or dotted letters (`i g n o r e`, `i.g.n.o.r.e`) | words, also where nothing marks the end of one |
 | leet in two words or more (`1gn0r3 pr3v10us`), and numbers that are short words beside it (`45 4`) | letters |
@@ -40,7 +41,7 @@ from dataclasses import dataclass
 from lec_guard.detect import kinds
 from lec_guard.detect.words import is_word, split
 
-VERSION = "3"
+VERSION = "4"
 """Part of the extractor's id: heads fitted under one normaliser don't fit another."""
 
 DEEPEST = 3
@@ -321,6 +322,21 @@ def _lookalikes(text: str) -> Iterator[Edit]:
             for at, char in enumerate(found, word.start()):
                 if char in _LOOKALIKES:
                     yield Edit(at, at + 1, _LOOKALIKES[char])
+
+
+_EMOJI = re.compile(
+    "(?P<one>[\u2620\u270a-\u270d\u2764\U0001f300-\U0001f3f3\U0001f3f5-\U0001f3fa\U0001f400-\U0001f64f\U0001f680-\U0001f6ff\U0001f900-\U0001faff])"
+    "(?:[\u200d\ufe0f\U0001f3fb-\U0001f3ff]|(?P=one))*+"
+)
+"""Pictures of things, faces and hands: a small model has no token for most, and some say what a word would say."""
+
+
+def _emoji(text: str) -> Iterator[Edit]:
+    for run in _EMOJI.finditer(text):
+        if name := unicodedata.name(run["one"], "").lower():
+            before = "" if text[run.start() - 1 : run.start()].isspace() or run.start() == 0 else " "
+            after = "" if text[run.end() : run.end() + 1].isspace() or run.end() == len(text) else " "
+            yield Edit(run.start(), run.end(), f"{before}{name}{after}")
 
 
 _APOSTROPHE = re.compile(r"(?<=[^\W\d_]['\u2019])")
@@ -676,7 +692,7 @@ _LOWER = kinds.table({char: f"{char}{char.upper()}" for char in f"{string.ascii_
 
 _Pass = Callable[[str], Iterator[Edit]]
 
-_FOREIGN_PASSES: tuple[_Pass, ...] = (_selectors, _tags, _invisible, _stacked, _compatible, _lookalikes)
+_FOREIGN_PASSES: tuple[_Pass, ...] = (_selectors, _tags, _invisible, _stacked, _compatible, _lookalikes, _emoji)
 """They come first, and find nothing in ASCII."""
 
 _PASSES: tuple[_Pass, ...] = (

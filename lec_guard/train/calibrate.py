@@ -5,6 +5,8 @@ All of it is measured on logits of models that had not seen the family of the te
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -231,6 +233,27 @@ def threshold_at(scores: Floats, families: npt.NDArray[np.str_], rate: float) ->
     return float(scores[order][np.searchsorted(running, rate)])
 
 
+def threshold_of_most(scores: Floats, families: npt.NDArray[np.str_], rate: float, share: float) -> float:
+    """The score that benign texts of most families exceed at a rate at most.
+
+    A mean over families says little of the next one: one family may have all of the alarms. This is an upper quantile
+    of the families' own thresholds. Families of fewer texts than it takes to see the rate once are counted as one: the
+    highest score of a few texts says nothing of it.
+
+    Args:
+        scores: Of benign texts, `[texts]`.
+        families: Their families, `[texts]`.
+        rate: A share of each family's texts.
+        share: The share of families that are to keep the rate.
+
+    Returns:
+        The score; in that share of the families or more a share of `rate` or less lies above it.
+    """
+    counted = _counted(families, math.ceil(1 / rate))
+    own = [np.quantile(scores[counted == name], 1 - rate, method="higher") for name in np.unique(counted)]
+    return float(np.quantile(own, share, method="higher"))
+
+
 def benign_scores(
     scores: Floats,
     windows: Ints,
@@ -239,6 +262,7 @@ def benign_scores(
     *,
     of_bin: int = FEWEST,
     of_family: int = 1,
+    of_families: float | None = None,
 ) -> tuple[BenignScores, ...]:
     """Count how high benign texts score, by stage and number of windows.
 
@@ -250,6 +274,8 @@ def benign_scores(
         of_bin: Texts of so many windows are only counted apart where there are so many of them.
         of_family: Families with fewer texts of a stage and length are counted as one there, or where they are too few
             together, with the largest: families count alike, so that a few texts could outweigh hundreds.
+        of_families: A score stands for a rate that this share of the families keeps, or the mean of all of them, which
+            ever is higher; None: for the mean alone.
 
     Returns:
         What a head's spec keeps; nothing of a stage where so few texts were seen that no rate is known.
@@ -265,6 +291,10 @@ def benign_scores(
             rates = [rate for rate in RATES if rate * own.sum() >= 3]
             inside, counted = scores[own], _counted(families[own], of_family)
             bars = [threshold_at(inside, counted, rate) for rate in rates]
+            if of_families is not None:
+                most = [threshold_of_most(inside, counted, rate, of_families) for rate in rates]
+                # At a lower rate others may be counted as one; what is rarer still scores no less.
+                bars = list(itertools.accumulate(map(max, bars, most), max))
             worst = [max(float((inside[counted == n] > bar).mean()) for n in np.unique(counted)) for bar in bars]
             if rates:
                 found.append(

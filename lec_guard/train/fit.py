@@ -81,8 +81,14 @@ def fit_categories(features: Floats, labels: Ints, weights: Floats, *, c: float)
     return columns
 
 
+_STILL = 2**-7
+"""The spread of a feature, as a share of its mean, below which it says nothing: bfloat16 tells no finer steps apart."""
+
+
 def _fit(features: Floats, labels: Ints, weights: Floats, c: float) -> Columns:
     scaler = StandardScaler().fit(features, sample_weight=weights)
+    # What hardly moves beside its own size is lost where a backend rounds; scaled up it would be all that a head hears.
+    scaler.scale_[scaler.scale_ < _STILL * np.abs(scaler.mean_)] = np.inf
     model = LogisticRegression(C=c, max_iter=300, tol=1e-3)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=MANY_CLASSES)

@@ -216,9 +216,27 @@ def test_several_spellings_in_one_text_are_all_undone() -> None:
 
 
 def test_pairs_of_escaped_surrogates_are_the_character_that_they_stand_for() -> None:
-    view = meant("\\u0073\\u0074\\u006f\\u0070\\ud83d\\ude00 \\u0073\\u0074\\u006f\\u0070\\ud83d")
+    view = meant("\\u0073\\u0074\\u006f\\u0070\\ud840\\udc00 \\u0073\\u0074\\u006f\\u0070\\ud83d")
     assert view is not None
-    assert view.text == "stop\U0001f600 stop\ufffd"
+    assert view.text == "stop\U00020000 stop\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("so funny\U0001f602\U0001f602\U0001f602", "so funny face with tears of joy"),
+        ("all \U0001f412\U0001f413 out", "all monkey rooster out"),
+        ("well done \U0001f44d\U0001f3fd!", "well done thumbs up sign !"),
+        ("\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f", "man woman girl heavy black heart"),
+    ],
+)
+def test_emoji_are_read_by_their_names(text: str, read: str) -> None:
+    view = meant(text)
+    assert view is not None
+    assert " ".join(view.text.split()) == read
+    at = view.text.index(read.split()[-1])
+    start, end = view.span(at, at + 1)
+    assert text[start:end]
 
 
 def test_badges_with_spaces_between_are_words() -> None:
@@ -365,7 +383,7 @@ BENIGN = {
     "SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c",
     "flags": "\U0001f1e9\U0001f1ea\U0001f1eb\U0001f1f7 \U0001f1ef\U0001f1f5 \U0001f3f4\U000e0067\U000e0062\U000e0065"
     "\U000e006e\U000e0067\U000e007f",
-    "family": "\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f \U0001f44d\U0001f3fd 1\ufe0f\u20e3 first",
+    "keycaps and marks": "1\ufe0f\u20e3 first \u2713 \u2717 \u2605 \u2610 \u2192",
     "url": "See https://example.com/a/b-c_d?q=x&page=2#top and https://en.wikipedia.org/wiki/Stra%C3%9Fe",
     "mathematics": "Let \U0001d453(\U0001d465) = \U0001d465² and 𝔼[X] = mc², H₂O, xⁿ, 5 km², ½.",
     "signs": "Lego™, n.º 5, nº 5, 1st, 2nd, 20 °C, 5 €, § 3",

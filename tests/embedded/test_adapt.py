@@ -30,7 +30,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
 
 
 def test_layers_are_tuned_and_the_tail_is_mined_with_them(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
-    tune = ("tune", "--data", data / "data", "--tail", data / "tail", "--plant", 40, "--share", 0.03)
+    tune = ("tune", "--data", data / "data", "--tail", data / "tail", "--plant", 40, "--share", 0.01)
     run(monkeypatch, *tune, "--out", data / "first")
     report = json.loads((data / "first" / "tuned.json").read_text())
     assert report["steps"] == report["total"] > 1
@@ -63,7 +63,7 @@ def test_a_run_that_stopped_goes_on(monkeypatch: pytest.MonkeyPatch, data: Path)
         "--plant",
         40,
         "--share",
-        0.03,
+        0.01,
         "--out",
         data / "out",
     )

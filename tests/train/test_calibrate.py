@@ -16,6 +16,7 @@ from lec_guard.train.calibrate import (
     benign_scores,
     platt,
     threshold_at,
+    threshold_of_most,
 )
 from lec_guard.train.fit import text_logits
 
@@ -57,6 +58,45 @@ def test_a_threshold_is_exceeded_by_its_rate_at_most(texts, families, rate, seed
     scores, names = rng.random(texts).round(2).astype(np.float32), rng.integers(0, families, texts).astype(str)
     bar = threshold_at(scores, names, rate)
     assert np.mean([(scores[names == n] > bar).mean() for n in np.unique(names)]) <= rate + 1e-9
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(100, 300), st.integers(1, 8), st.sampled_from([0.5, 0.1, 0.01]), st.integers(0, 1000))
+def test_most_families_keep_the_rate_of_a_threshold(texts, families, rate, seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.random(texts * families).round(2).astype(np.float32)
+    names = np.repeat(np.arange(families), texts).astype(str)
+    bar = threshold_of_most(scores, names, rate, 0.75)
+    kept = [(scores[names == n] > bar).mean() <= rate + 1e-9 for n in np.unique(names)]
+    assert np.mean(kept) >= 0.75
+    assert threshold_of_most(scores, names, rate, 1.0) >= bar
+
+
+def test_a_few_texts_are_no_family_of_their_own_at_a_low_rate():
+    scores = np.concatenate([np.linspace(0, 0.5, 1000), np.linspace(0, 0.4, 69), [0.99]]).astype(np.float32)
+    names = np.array(["large"] * 1000 + ["few"] * 30 + ["some"] * 40)
+    assert threshold_of_most(scores, names, 0.1, 1.0) > 0.44
+    assert threshold_of_most(scores, names, 0.01, 1.0) < 0.6
+    assert threshold_of_most(scores[-40:], names[-40:], 0.01, 1.0) == pytest.approx(0.99)  # nothing else is known
+
+
+def test_one_loud_family_in_ten_does_not_decide_a_threshold_and_two_do():
+    names = np.repeat([f"f{n}" for n in range(10)], 100)
+    scores = np.tile(np.linspace(0, 0.5, 100), 10).astype(np.float32)
+    for loud, expected in ((1, 0.5), (3, 1.0)):
+        shifted = scores + 0.5 * np.isin(names, [f"f{n}" for n in range(loud)])
+        assert threshold_of_most(shifted, names, 0.01, 0.8) == pytest.approx(expected, abs=0.02)
+
+
+def test_benign_scores_can_be_those_that_most_families_keep(rng):
+    names = np.repeat(list("abcde"), 400)
+    scores = rng.random(2000).astype(np.float32)
+    scores[names == "a"] = 1 - scores[names == "a"] / 100
+    scores[names == "b"] = 0.9
+    (mean,) = benign_scores(scores, np.ones(2000), names, ["input"] * 2000)
+    (most,) = benign_scores(scores, np.ones(2000), names, ["input"] * 2000, of_families=1.0)
+    assert all(high >= low for high, low in zip(most.scores, mean.scores, strict=True))
+    assert most.scores[0] == threshold_of_most(scores, names, most.rates[0], 1.0) > mean.scores[0]
 
 
 def test_benign_scores_are_counted_by_stage_and_length(rng):
