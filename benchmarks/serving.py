@@ -306,7 +306,7 @@ def measure(seconds: float, overload_s: float) -> dict[str, Any]:
             service = service_of(url, made.key, min(seconds, 5.0))
             report["service"] = {
                 "http_ms": service.http * 1000,
-                "batch_ms": {n: t * 1000 for n, t in service.batch.items()},
+                "batch_ms": {str(n): t * 1000 for n, t in service.batch.items()},
             }
             report["curve"] = [_compared(url, one, seconds, service, capacity * share) for share in SHARES]
             before = resident_mb(server.pid)
@@ -371,8 +371,8 @@ def page(report: dict[str, Any]) -> str:
             ],
         ),
         http=report["service"]["http_ms"],
-        one=report["service"]["batch_ms"][1],
-        many=report["service"]["batch_ms"][64] / 64,
+        one=report["service"]["batch_ms"]["1"],
+        many=report["service"]["batch_ms"]["64"] / 64,
         machine=report["machine"],
         clients=report["clients"],
         seconds=report["seconds"],
