@@ -478,8 +478,7 @@ def _leaks(before: Size, after: Size, threads: int) -> Iterator[str]:
         yield f"memory grew by {(after.rss - before.rss) >> 20} MB"
     if after.objects - before.objects > MOST_OBJECTS:
         yield f"{after.objects - before.objects:,} more objects than after the first round"
-    # Fewer are none of this run's: what others of the process left has ended.
-    if after.threads > before.threads or threads > 0:
+    if after.threads != before.threads or threads:
         yield f"threads: {before.threads} after the first round, {after.threads} after the last, {threads} in the end"
 
 

@@ -226,8 +226,8 @@ def judge(way: Way, adapters: Adapters | None, texts: Texts, folder: Path) -> di
         for name, number in (("held", 1), ("measured", 2)):
             own = rows.where((where == number) & ~np.isin(rows.families, families))
             logits = column.logits(features[own.windows])[:, 0]
-            temperature, method = (way.temperature, "attention") if way.temperature else (0.01, "attention")
-            scores = text_logits(logits, own.owner, len(own.texts), temperature, method)  # type: ignore[arg-type]
+            # The mean at a temperature of next to nothing is the highest window.
+            scores = text_logits(logits, own.owner, len(own.texts), way.temperature or 0.01, "attention")
             if way.lexical:
                 scores = np.asarray((scores + _lexical(cached.examples, learnt, own)) / 2, np.float32)
             report[task.head][name] = _figures(own, scores, families, cached.examples, task)

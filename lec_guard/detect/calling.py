@@ -30,6 +30,9 @@ KEY_VARIABLE = "LEC_GUARD_API_KEY"
 _AGAIN = frozenset([429, 502, 503, 504])
 """Statuses after which the same may be asked again: nothing was done."""
 
+_LAST_S = 5.0
+"""Seconds that closing waits for the connections to be closed."""
+
 _T = TypeVar("_T")
 
 
@@ -102,11 +105,11 @@ class Caller:
         if not own:
             raise DetectorError(f"{self.url}: give the server's key, or set {KEY_VARIABLE}")
         self.patience = patience or Patience()
-        self._headers = {"Authorization": f"Bearer {own}"}
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._line = _Line(self.url, {"Authorization": f"Bearer {own}"}, self.patience, transport)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._ends: Callable[[], object] | None = None
         self._closed = False
         self._breaker = Breaker(failures=self.patience.failures, open_s=self.patience.rest_s)
@@ -189,6 +192,8 @@ class Caller:
             self._loop = None
         if self._ends is not None and self._pid == os.getpid():
             self._ends()  # once
+            if self._thread is not None and self._thread is not threading.current_thread():
+                self._thread.join(_LAST_S)
 
     def _wait(self, number: int, after: float | None) -> float:
         most = min(self.patience.wait_s * 2**number, self.patience.most_wait_s)
@@ -203,7 +208,8 @@ class Caller:
                 raise DetectorError(f"{self.url}: this client was closed")
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=_run, args=(self._loop,), name="lec-guard-client", daemon=True).start()
+                self._thread = threading.Thread(target=_run, args=(self._loop,), name="lec-guard-client", daemon=True)
+                self._thread.start()
                 self._ends = weakref.finalize(self, _end, self._loop, self._line)
             return self._loop
 

@@ -103,18 +103,15 @@ def test_a_key_that_sees_no_scores_gives_verdicts_without(served):
         RemoteDetector(served.url, key=ALL, patience=QUICK)
 
 
-def test_one_argument_moves_the_model_to_another_machine(served, monkeypatch):
+def test_one_argument_moves_the_model_to_another_machine(served, loaded, monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, EXACT)
     here = GuardRunnable.from_policies(served.policies, detector=served.batcher)
-    detector = RemoteDetector(served.url, patience=QUICK)
-    monkeypatch.setattr(RemoteDetector, "load", lambda url: detector if url == served.url else None)
     there = GuardRunnable.from_policies(served.policies, detector=served.url)
     assert there.invoke("hello") == here.invoke("hello") == "hello"
     for guard in (here, there):
         with pytest.raises(GuardBlocked) as caught:
             guard.invoke("an ATTACK")
         assert caught.value.verdict.rule == "injection"
-    detector.close()
 
 
 def test_a_remote_detector_scores_as_the_one_there(served):
@@ -133,7 +130,7 @@ def test_a_remote_detector_scores_as_the_one_there(served):
         detector.score(STEPS)
 
 
-async def test_a_guard_with_a_remote_detector_judges_alike_in_both_forms(served, monkeypatch):
+async def test_a_guard_with_a_remote_detector_judges_alike_in_both_forms(served, loaded, monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, EXACT)
     guard = Guard.from_policies(served.policies, detector=served.url)
     verdicts = await asyncio.gather(*(guard.acheck(step) for step in STEPS))

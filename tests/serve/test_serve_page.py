@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tests.test_docs import _snippets
 
 
-def test_it_goes_as_the_page_says(tmp_path, monkeypatch, capsys):
+def test_it_goes_as_the_page_says(tmp_path, monkeypatch, capsys, loaded):
     page = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
     snippets = _snippets(page)
     monkeypatch.chdir(tmp_path)

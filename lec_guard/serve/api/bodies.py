@@ -164,6 +164,10 @@ class CheckOut(BaseModel):
     results: list[VerdictOut]
 
 
+Kind = Literal["invalid_request", "authentication", "permission", "too_much", "server"]
+"""What kind of thing went wrong."""
+
+
 class ErrorBody(BaseModel):
     """What went wrong.
 
@@ -173,7 +177,7 @@ class ErrorBody(BaseModel):
         request_id: What the server's log knows the request by.
     """
 
-    type: Literal["invalid_request", "authentication", "permission", "too_much", "server"]
+    type: Kind
     message: str
     request_id: str
 

@@ -16,7 +16,7 @@ from lec_guard.serve.api.bodies import (
 )
 from lec_guard.serve.api.keys import ApiKey
 from lec_guard.serve.api.refusing import Refused
-from lec_guard.serve.api.services import Api, Asking, admitted, size_of, tenant_of
+from lec_guard.serve.api.services import Api, Asking, admitted, check_count, size_of, tenant_of
 
 PROBLEMS: dict[int | str, dict[str, object]] = {
     400: {"model": ErrorOut, "description": "The request can't be served as it is."},
@@ -62,8 +62,7 @@ async def scores(body: ScoresBody, ours: Api, key: Asking) -> ManyScoresOut:
     """Score steps with the server's detector; for keys that may see exact scores."""
     _may_see(key)
     steps = [one.step() for one in body.steps]
-    if len(steps) > ours.limits.steps:
-        raise Refused(413, "too_much", f"{len(steps):,} texts in a request; send {ours.limits.steps:,} at most")
+    check_count(ours, steps)
     ours.rates.take(f"key {key.name}", len(steps), key.rate_per_s)
     with ours.room.taken(len(steps), size_of(steps)):
         keys = [(key.name, own) for own in body.keys or [""] * len(steps)]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from lec_guard.errors import LecGuardError, OverloadError
+from lec_guard.serve.api.bodies import Kind
 from lec_guard.serve.api.limits import TooMuch
-
-Kind = Literal["invalid_request", "authentication", "permission", "too_much", "server"]
 
 _KINDS: dict[int, Kind] = {401: "authentication", 403: "permission", 413: "too_much", 429: "too_much"}
 

@@ -165,14 +165,27 @@ async def admitted(ours: ApiServices, key: ApiKey, tenant: str | None, steps: Se
         Refused: If there are too many steps, or no such tenant.
         TooMuch: If the tenant has asked too much of late.
     """
-    if len(steps) > ours.limits.steps:
-        words = f"{len(steps):,} texts in a request; send {ours.limits.steps:,} at most"
-        raise Refused(413, "too_much", words)
+    check_count(ours, steps)
     try:
         await ours.guard.apolicy(tenant)
     except PolicyError:
         raise Refused(400, "invalid_request", "there is no policy for this tenant, or it is wrong") from None
     ours.rates.take(tenant, len(steps), key.rate_per_s)
+
+
+def check_count(ours: ApiServices, steps: Sequence[Step]) -> None:
+    """Refuse more texts than a request may have.
+
+    Args:
+        ours: What the API stands on.
+        steps: What is asked for.
+
+    Raises:
+        Refused: If there are too many.
+    """
+    if len(steps) > ours.limits.steps:
+        words = f"{len(steps):,} texts in a request; send {ours.limits.steps:,} at most"
+        raise Refused(413, "too_much", words)
 
 
 def size_of(steps: Sequence[Step]) -> int:
