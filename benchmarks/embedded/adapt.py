@@ -15,13 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.embedded.features import PACKAGE, WINDOW
 from benchmarks.embedded.mixture import INGREDIENTS, examples, fewer, held_in, lessons
-from benchmarks.embedded.sets import read_examples
+from benchmarks.embedded.sets import Example, read_examples
 from benchmarks.embedded.tail import HELD as TAIL_HELD
 from benchmarks.embedded.tail import drawn
 from lec_guard.detect.bundle import (
@@ -38,7 +38,8 @@ from lec_guard.detect.detector import LayerDetector
 from lec_guard.detect.extractor import Extractor
 from lec_guard.step import Step
 from lec_guard.train.config import Windows
-from lec_guard.train.distil import DistilBlock, DistilConfig, distil
+from lec_guard.train.distil import DistilBlock, DistilConfig, Distilled, distil
+from lec_guard.train.lessons import Lesson
 
 BLOCKS = tuple(DistilBlock(layer=layer, pooling=pooling) for layer in (3, 4) for pooling in ("mean", "max"))
 SHARE, MOST_OF_A_KIND = 0.02, 400
@@ -97,21 +98,7 @@ def _tune(options: argparse.Namespace) -> None:
         minutes=options.minutes,
         progress=_tell(),
     )
-    if found.adapters is None:
-        raise AssertionError("adapters were asked for")
-    base, adapters = packaged_weights(PACKAGE), found.adapters.half()
-    extractor = Extractor.load(base, blocks=config.read, window=config.window.spec, adapters=adapters)
-    spec = BundleSpec(
-        name="tuned",
-        base=PackageBase(kind="package", package=PACKAGE),
-        files=hash_files(base),
-        blocks=tuple(FeatureBlock(layer=block.layer, pooling=block.pooling) for block in config.read),
-        window=BundleWindows(**options.window),
-        extractor_id=extractor.extractor_id,
-        heads=tuple(lesson.head for lesson in own),
-        heads_sha256="0" * 64,
-    )
-    write_bundle(options.out, spec, Learned(found.heads, None, adapters=adapters))
+    keep(options.out, found, own, config)
     report = {
         "texts": {lesson.head.name: len(lesson.examples) for lesson in own},
         "harmful": {lesson.head.name: int(lesson.sides.sum()) for lesson in own},
@@ -127,28 +114,69 @@ def _tune(options: argparse.Namespace) -> None:
     (options.out / "tuned.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
+def keep(folder: Path, found: Distilled, own: Sequence[Lesson], config: DistilConfig) -> None:
+    """Write what was tuned as a bundle.
+
+    Args:
+        folder: Where.
+        found: The adapters, and the heads that were tuned along.
+        own: What they learnt.
+        config: How.
+    """
+    if found.adapters is None:
+        raise AssertionError("adapters were asked for")
+    base, adapters, window = packaged_weights(PACKAGE), found.adapters.half(), config.window
+    extractor = Extractor.load(base, blocks=config.read, window=window.spec, adapters=adapters)
+    spec = BundleSpec(
+        name="tuned",
+        base=PackageBase(kind="package", package=PACKAGE),
+        files=hash_files(base),
+        blocks=tuple(FeatureBlock(layer=block.layer, pooling=block.pooling) for block in config.read),
+        window=BundleWindows(size=window.size, stride=window.stride, least=window.least),
+        extractor_id=extractor.extractor_id,
+        heads=tuple(lesson.head for lesson in own),
+        heads_sha256="0" * 64,
+    )
+    write_bundle(folder, spec, Learned(found.heads, None, adapters=adapters))
+
+
+def ranked(detector: LayerDetector, tail: Iterable[Example], most: int) -> dict[str, list[tuple[float, str]]]:
+    """What heads of attacks say of harmless texts, of kinds that are not held out.
+
+    Args:
+        detector: The tuned layers with their heads.
+        tail: Harmless texts.
+        most: Texts of a kind that are scored.
+
+    Returns:
+        Kind -> score and text, the highest score first.
+    """
+    kinds: dict[str, list[str]] = {}
+    for one in tail:
+        if one.family not in TAIL_HELD and len(kinds.setdefault(one.family, [])) < most:
+            kinds[one.family].append(one.text)
+    found: dict[str, list[tuple[float, str]]] = {}
+    for family, texts in sorted(kinds.items()):
+        scores: list[float] = []
+        for at in range(0, len(texts), 500):
+            steps = [Step(stage="tool_output", text=text) for text in texts[at : at + 500]]
+            # The heads' own scales differ; what both heads of attacks find odd is told by the higher one.
+            scores += [
+                max(said.by_head[name]["injection"] for name in ("injection", "indirect_injection"))
+                for said in detector.score(steps)
+            ]
+        found[family] = sorted(zip(scores, texts, strict=True), reverse=True)
+        print(f"{family}: {len(texts):,} texts scored", flush=True)
+    return found
+
+
 def _mine(options: argparse.Namespace) -> None:
     detector = LayerDetector.load(options.bundle, budget=None)
-    kinds: dict[str, list[str]] = {}
-    for one in read_examples(options.tail / "tail.jsonl"):
-        if one.family not in TAIL_HELD and len(kinds.setdefault(one.family, [])) < options.most:
-            kinds[one.family].append(one.text)
     counts = {}
     with (options.out / "mined.jsonl").open("w", encoding="utf-8") as out:
-        for family, texts in sorted(kinds.items()):
-            scores: list[float] = []
-            for at in range(0, len(texts), 500):
-                steps = [Step(stage="tool_output", text=text) for text in texts[at : at + 500]]
-                # The heads' own scales differ; what both heads of attacks find odd is told by the higher one.
-                scores += [
-                    max(found.by_head[name]["injection"] for name in ("injection", "indirect_injection"))
-                    for found in detector.score(steps)
-                ]
-            highest = sorted(zip(scores, texts, strict=True), reverse=True)[
-                : min(MOST_OF_A_KIND, 1 + int(SHARE * len(texts)))
-            ]
-            counts[family] = {"texts": len(texts), "kept": len(highest), "lowest": highest[-1][0]}
-            print(family, counts[family], flush=True)
+        for family, found in ranked(detector, read_examples(options.tail / "tail.jsonl"), options.most).items():
+            highest = found[: min(MOST_OF_A_KIND, 1 + int(SHARE * len(found)))]
+            counts[family] = {"texts": len(found), "kept": len(highest), "lowest": highest[-1][0]}
             for _, text in highest:
                 out.write(json.dumps({"user": text, "label": "benign", "kind": "document", "family": family}) + "\n")
     (options.out / "mined.json").write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")

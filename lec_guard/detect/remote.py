@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from lec_guard.detect.calling import Caller, Patience
 from lec_guard.detect.heads import HeadSpec
 from lec_guard.detect.submitting import checked, in_order, submitted
-from lec_guard.detect.wire import DetectorOut, ManyScoresOut, ScoresBody, StepBody
+from lec_guard.detect.wire import DetectorOut, ManyScoresOut, ScoresBody, StepBody, same_detector
 from lec_guard.errors import DetectorError
 from lec_guard.step import Scores, Step
 
@@ -133,10 +133,4 @@ class RemoteDetector:
             found = [one.scores() for one in ManyScoresOut.model_validate_json(content).results]
         except ValidationError:
             raise DetectorError(f"{self._caller.url}: this is not how a detector's server answers") from None
-        for one in found:
-            if one.detector_id != self.detector_id:
-                raise DetectorError(
-                    f"{self._caller.url}: it has the detector {one.detector_id} now, and policies were read with "
-                    f"{self.detector_id}: make the guard anew"
-                )
-        return checked(found, len(steps))
+        return same_detector(checked(found, len(steps)), self.detector_id, self._caller.url)

@@ -19,6 +19,7 @@ from lec_guard import UnsupportedValueError
         ("litellm", "litellm", "litellm"),
         ("llama_index", "llama_index", "llama-index"),
         ("openai_agents", "agents", "openai-agents"),
+        ("ray_serve", "ray", "ray"),
     ],
 )
 def test_it_names_the_command(name: str, framework: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:

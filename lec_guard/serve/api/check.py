@@ -16,7 +16,7 @@ from lec_guard.serve.api.bodies import (
 )
 from lec_guard.serve.api.keys import ApiKey
 from lec_guard.serve.api.refusing import Refused
-from lec_guard.serve.api.services import Api, Asking, admitted, check_count, size_of, tenant_of
+from lec_guard.serve.api.services import Api, Asking, admitted, check_count, described, size_of, tenant_of
 
 PROBLEMS: dict[int | str, dict[str, object]] = {
     400: {"model": ErrorOut, "description": "The request can't be served as it is."},
@@ -76,13 +76,7 @@ async def scores(body: ScoresBody, ours: Api, key: Asking) -> ManyScoresOut:
 async def detector(ours: Api, key: Asking) -> DetectorOut:
     """Say what heads there are and how high harmless texts score; for keys that may see exact scores."""
     _may_see(key)
-    return DetectorOut(
-        detector_id=ours.detector.detector_id or "",
-        labels={head: list(own) for head, own in ours.detector.labels.items()},
-        heads=list(ours.detector.heads),
-        window_tokens=ours.detector.window_tokens,
-        most_steps=ours.limits.steps,
-    )
+    return described(ours.detector, most_steps=ours.limits.steps)
 
 
 def _may_see(key: ApiKey) -> None:

@@ -13,6 +13,7 @@ from fastapi.security.http import HTTPAuthorizationCredentials
 from lec_guard.detect.detector import Detector
 from lec_guard.detect.heads import HeadSpec
 from lec_guard.detect.submitting import Submitting
+from lec_guard.detect.wire import DetectorOut
 from lec_guard.errors import PolicyError
 from lec_guard.guard import Guard
 from lec_guard.serve.api.keys import ApiKey, ApiKeys
@@ -42,6 +43,25 @@ class Served(Detector, Submitting, Protocol):
     def window_tokens(self) -> int | None:
         """Tokens that it reads at once, at most."""
         ...
+
+
+def described(detector: Served, *, most_steps: int) -> DetectorOut:
+    """What policies elsewhere have to know of a detector.
+
+    Args:
+        detector: The detector.
+        most_steps: Steps that it takes in one call.
+
+    Returns:
+        That.
+    """
+    return DetectorOut(
+        detector_id=detector.detector_id or "",
+        labels={head: list(own) for head, own in detector.labels.items()},
+        heads=list(detector.heads),
+        window_tokens=detector.window_tokens,
+        most_steps=most_steps,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
