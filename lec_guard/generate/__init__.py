@@ -1,0 +1,6 @@
+"""Inside the model that writes: answers that are steered while they are written."""
+
+from lec_guard.generate.guidance import GuidedCausalLM
+from lec_guard.generate.mixing import Guidance
+
+__all__ = ["Guidance", "GuidedCausalLM"]
