@@ -30,9 +30,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from lec_guard.act.effects import Effects
 from lec_guard.detect.batcher import MAX_WAITING, Batcher
 from lec_guard.detect.detector import LayerDetector
-from lec_guard.detect.heads import HeadSpec
-from lec_guard.detect.submitting import checked, in_order, submitted
-from lec_guard.detect.wire import DetectorOut, same_detector
+from lec_guard.detect.elsewhere import Elsewhere
+from lec_guard.detect.wire import DetectorOut
 from lec_guard.errors import DetectorError, LecGuardError, OverloadError, PolicyError, UnsupportedValueError
 from lec_guard.guard import Guard
 from lec_guard.observe.counting import CountingSink
@@ -140,7 +139,7 @@ class Model:
             return error
 
 
-class RayDetector:
+class RayDetector(Elsewhere):
     """The deployed model, as an API replica's detector.
 
     Args:
@@ -153,32 +152,7 @@ class RayDetector:
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle
         self._workers = ThreadPoolExecutor(_THREADS, thread_name_prefix="lec-guard-ray")
-        self._is: DetectorOut = _asked(lambda: handle.describe.remote(), _START_S)
-
-    @property
-    def labels(self) -> Mapping[str, tuple[str, ...]]:
-        """Head name -> the labels that it can raise."""
-        return {head: tuple(own) for head, own in self._is.labels.items()}
-
-    @property
-    def heads(self) -> tuple[HeadSpec, ...]:
-        """What its fitted heads are."""
-        return tuple(self._is.heads)
-
-    @property
-    def detector_id(self) -> str:
-        """Name and content hash of the detector."""
-        return self._is.detector_id
-
-    @property
-    def window_tokens(self) -> int | None:
-        """Tokens that it reads at once, at most."""
-        return self._is.window_tokens
-
-    def score(self, steps: Sequence[Step], *, keys: Sequence[Hashable] | None = None) -> list[Scores]:
-        """Score steps; see `lec_guard.detect.detector.Detector`."""
-        with submitted(self, steps, [None] * len(steps) if keys is None else keys) as futures:
-            return in_order(futures)
+        super().__init__(_asked(lambda: handle.describe.remote(), _START_S))
 
     def submit(self, steps: Sequence[Step], *, key: Hashable = None) -> Future[list[Scores]]:
         """Have steps scored, without waiting for it; see `lec_guard.detect.submitting.Submitting`."""
@@ -190,7 +164,7 @@ class RayDetector:
         found = _asked(lambda: self._handle.score.remote(steps, key), _ANSWER_S)
         if isinstance(found, LecGuardError):
             raise found
-        return same_detector(checked(found, len(steps)), self.detector_id, "the deployment of the model")
+        return self._checked(found, len(steps), "the deployment of the model")
 
 
 def _asked(call: Callable[[], Any], most_s: float) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from typing import Self
 
@@ -12,14 +12,13 @@ import httpx
 from pydantic import ValidationError
 
 from lec_guard.detect.calling import Caller, Patience
-from lec_guard.detect.heads import HeadSpec
-from lec_guard.detect.submitting import checked, in_order, submitted
-from lec_guard.detect.wire import DetectorOut, ManyScoresOut, ScoresBody, StepBody, same_detector
+from lec_guard.detect.elsewhere import Elsewhere
+from lec_guard.detect.wire import DetectorOut, ManyScoresOut, ScoresBody, StepBody
 from lec_guard.errors import DetectorError
 from lec_guard.step import Scores, Step
 
 
-class RemoteDetector:
+class RemoteDetector(Elsewhere):
     """The detector of a `lec-guard serve`, as if it were here. Safe to share between threads.
 
     Where the server is gone, the policy's `fail` decides, as where any detector fails. A server that changes its
@@ -48,7 +47,7 @@ class RemoteDetector:
         self._caller = Caller(url, key=key, patience=patience, insecure=insecure, transport=transport)
         try:
             content = self._caller.submit(self._caller.ask("GET", "/v1/detector")).result()
-            self._is = DetectorOut.model_validate_json(content)
+            super().__init__(DetectorOut.model_validate_json(content))
         except ValidationError:
             self._caller.close()
             raise DetectorError(
@@ -73,44 +72,6 @@ class RemoteDetector:
         """
         return cls(url)
 
-    @property
-    def labels(self) -> Mapping[str, tuple[str, ...]]:
-        """Head name -> the labels that it can raise."""
-        return {head: tuple(own) for head, own in self._is.labels.items()}
-
-    @property
-    def heads(self) -> tuple[HeadSpec, ...]:
-        """What its fitted heads are, with how high harmless texts score."""
-        return tuple(self._is.heads)
-
-    @property
-    def detector_id(self) -> str:
-        """Name and content hash of the detector, as the server had it when this was made."""
-        return self._is.detector_id
-
-    @property
-    def window_tokens(self) -> int | None:
-        """Tokens that it reads at once, at most; None where it does not say."""
-        return self._is.window_tokens
-
-    def score(self, steps: Sequence[Step], *, keys: Sequence[Hashable] | None = None) -> list[Scores]:
-        """Score steps on the server.
-
-        Args:
-            steps: The steps; may be empty.
-            keys: Whose each step is; the server sees a hash of it.
-
-        Returns:
-            One `Scores` a step, in order.
-
-        Raises:
-            OverloadError: If it is too slow or has no room, after all tries.
-            DetectorError: If it can't be reached, or refuses.
-            ValueError: If there is not one key a step.
-        """
-        with submitted(self, steps, [None] * len(steps) if keys is None else keys) as futures:
-            return in_order(futures)
-
     def submit(self, steps: Sequence[Step], *, key: Hashable = None) -> Future[list[Scores]]:
         """Have steps scored, without waiting for it; see `lec_guard.detect.submitting.Submitting`."""
         return self._caller.submit(self._score(list(steps), key))
@@ -133,4 +94,4 @@ class RemoteDetector:
             found = [one.scores() for one in ManyScoresOut.model_validate_json(content).results]
         except ValidationError:
             raise DetectorError(f"{self._caller.url}: this is not how a detector's server answers") from None
-        return same_detector(checked(found, len(steps)), self.detector_id, self._caller.url)
+        return self._checked(found, len(steps), self._caller.url)

@@ -9,7 +9,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from lec_guard.detect.heads import HeadSpec
 from lec_guard.detect.normalise import readable
-from lec_guard.errors import DetectorError
 from lec_guard.step import Origin, Scores, Span, Stage, Step, ToolRef, Trust
 
 
@@ -176,26 +175,3 @@ class DetectorOut(BaseModel):
     heads: list[HeadSpec]
     window_tokens: int | None
     most_steps: int
-
-
-def same_detector(found: list[Scores], detector_id: str, where: str) -> list[Scores]:
-    """Scores of a detector elsewhere, if it is the one that policies were read with.
-
-    Args:
-        found: What it gave.
-        detector_id: Its content hash at that time: thresholds are those of one detector.
-        where: What is asked.
-
-    Returns:
-        The same.
-
-    Raises:
-        DetectorError: If it is another one now.
-    """
-    for one in found:
-        if one.detector_id != detector_id:
-            raise DetectorError(
-                f"{where}: it has the detector {one.detector_id} now, and policies were read with {detector_id}: "
-                "make the guard anew"
-            )
-    return found
