@@ -2,5 +2,6 @@
 
 from lec_guard.generate.guidance import GuidedCausalLM
 from lec_guard.generate.mixing import Guidance
+from lec_guard.generate.prompts import PairedPrompts, paired
 
-__all__ = ["Guidance", "GuidedCausalLM"]
+__all__ = ["Guidance", "GuidedCausalLM", "PairedPrompts", "paired"]

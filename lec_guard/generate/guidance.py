@@ -113,7 +113,7 @@ class GuidedCausalLM(torch.nn.Module, GenerationMixin):
             What transformers returns: the prompts with what was written after them.
 
         Raises:
-            ValueError: If the prompts do not fit, are empty, or are padded on the right.
+            ValueError: If the prompts do not fit, are empty, are padded on the right, or leave no room for an answer.
             UnsupportedValueError: If a setting goes past two prompts.
         """
         for name in _ELSEWHERE:
@@ -133,12 +133,15 @@ class GuidedCausalLM(torch.nn.Module, GenerationMixin):
         if len(positive[0]) != len(negative[0]):
             raise ValueError(f"{len(negative[0])} negative prompts for {len(positive[0])} prompts")
         width, pad = max(positive[0].shape[1], negative[0].shape[1]), _pad(self.generation_config, settings)
+        longest, room = self._longest(width, settings), getattr(self.config, "max_position_embeddings", None)
+        if room is not None and longest > room:
+            raise ValueError(f"prompts of {width} tokens and their answers make {longest}, and the model reads {room}")
         ids, mask = _widened(positive, width, pad)
         others, other_mask = _widened(negative, width, pad)
         if cache == "none":
             settings["use_cache"] = False
         else:
-            settings["past_key_values"] = self._cache(cache, width, settings)
+            settings["past_key_values"] = self._cache(cache, longest)
         added = width - positive[0].shape[1]
         found = super().generate(
             input_ids=ids,
@@ -149,19 +152,23 @@ class GuidedCausalLM(torch.nn.Module, GenerationMixin):
         )
         return _cut(found, added)
 
-    def _cache(self, kind: str, width: int, settings: Mapping[str, Any]) -> Cache:
-        text = self.config.get_text_config(decoder=True)
-        beside = self.guidance.sequential
-        if kind == "dynamic":
-            made: Any = (_DynamicBeside if beside else _StackedDynamic)(config=text)
-            if beside:
-                made.negative = DynamicCache(config=text)
-            return cast("Cache", made)
-        config, _ = self._prepare_generation_config(settings.get("generation_config"), **_plain(settings))
-        most = width + config.max_new_tokens if config.max_new_tokens is not None else config.max_length
-        made = (_StaticBeside if beside else _StackedStatic)(config=text, max_cache_len=most)
+    def _longest(self, width: int, settings: Mapping[str, Any]) -> int:
+        """Tokens that a prompt and its answer may have."""
+        limits = {name: settings[name] for name in ("max_length", "max_new_tokens") if name in settings}
+        config, _ = self._prepare_generation_config(settings.get("generation_config"), **limits)
+        if config.max_new_tokens is not None:
+            return width + int(config.max_new_tokens)
+        # transformers writes 20 tokens where nobody says how many.
+        return int(config.max_length) if config.max_length is not None else width + 20
+
+    def _cache(self, kind: Literal["dynamic", "static"], longest: int) -> Cache:
+        text, beside = self.config.get_text_config(decoder=True), self.guidance.sequential
+        sizes = {"max_cache_len": longest} if kind == "static" else {}
+        stacked = {"dynamic": _StackedDynamic, "static": _StackedStatic}[kind]
+        alone = {"dynamic": _DynamicBeside, "static": _StaticBeside}[kind]
+        made: Any = (alone if beside else stacked)(config=text, **sizes)
         if beside:
-            made.negative = StaticCache(config=text, max_cache_len=most)
+            made.negative = {"dynamic": DynamicCache, "static": StaticCache}[kind](config=text, **sizes)
         return cast("Cache", made)
 
     def prepare_inputs_for_generation(  # type: ignore[override]
@@ -259,10 +266,6 @@ def _pad(config: Any, settings: Mapping[str, Any]) -> int:
         if value is not None:
             return int(value[0] if isinstance(value, list) else value)
     return 0
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: settings[name] for name in ("max_length", "max_new_tokens") if name in settings}
 
 
 def _longer(settings: dict[str, Any], added: int) -> dict[str, Any]:

@@ -165,6 +165,29 @@ def test_padding_on_the_right_is_refused():
         GuidedCausalLM(model_of("llama"), Guidance()).generate(ids, mask[:, 1:], negative_input_ids=ids)
 
 
+def test_a_prompt_that_leaves_no_room_is_refused():
+    with pytest.raises(ValueError, match="prompts of 9 tokens and their answers make 109, and the model reads 64"):
+        guided(model_of("llama"), Guidance(), max_new_tokens=100)
+    with pytest.raises(ValueError, match="prompts of 60 tokens"):
+        guided(model_of("gpt2"), Guidance(), avoid=[[5] * 60] * 3)
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 2}], ids=["greedy", "beams"])
+@pytest.mark.parametrize("sequential", [False, True])
+def test_an_answer_that_ends_at_once_is_empty_and_leaves_the_others_alone(settings, sequential):
+    model, guidance = model_of("llama"), Guidance(sequential=sequential)
+    plain, width = guided(model, guidance, **settings)
+    first = int(plain.sequences[1, width])
+    ends, _ = guided(model, guidance, eos_token_id=first, **settings)
+    assert ends.sequences[1, width:].tolist()[0] == first
+    if not settings:
+        assert set(ends.sequences[1, width + 1 :].tolist()) <= {PAD}
+        for row in (0, 2):
+            own, other = plain.sequences[row, width:].tolist(), ends.sequences[row, width:].tolist()
+            until = own.index(first) if first in own else len(own)
+            assert own[:until] == other[:until]
+
+
 @pytest.mark.parametrize("setting", [{"prompt_lookup_num_tokens": 3}, {"guidance_scale": 2.0}])
 def test_what_goes_past_two_prompts_is_refused(setting):
     with pytest.raises(UnsupportedValueError, match="does not go with guidance"):

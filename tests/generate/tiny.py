@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
@@ -27,15 +31,31 @@ _ROTARY = {
 }
 
 
-def model_of(kind: str) -> PreTrainedModel:
+def model_of(kind: str, vocabulary: int = VOCABULARY) -> PreTrainedModel:
     """llama and qwen2 have rotary positions, gpt2 learned ones."""
     torch.manual_seed(0)
+    shared = {**_SHARED, "vocab_size": vocabulary}
     if kind == "gpt2":
-        config = GPT2Config(n_embd=32, n_layer=3, n_head=4, n_positions=64, initializer_range=0.4, **_SHARED)
+        config = GPT2Config(n_embd=32, n_layer=3, n_head=4, n_positions=64, initializer_range=0.4, **shared)
         return GPT2LMHeadModel(config).eval()
     if kind == "llama":
-        return LlamaForCausalLM(LlamaConfig(**_ROTARY, **_SHARED)).eval()
-    return Qwen2ForCausalLM(Qwen2Config(**_ROTARY, **_SHARED)).eval()
+        return LlamaForCausalLM(LlamaConfig(**_ROTARY, **shared)).eval()
+    return Qwen2ForCausalLM(Qwen2Config(**_ROTARY, **shared)).eval()
+
+
+def tokenizer_of(*texts: str) -> PreTrainedTokenizerFast:
+    """Words and marks of some texts, with a chat template."""
+    own = Tokenizer(WordLevel({"<pad>": PAD, "<bos>": BOS, "<eos>": EOS, "<unk>": 3}, unk_token="<unk>"))
+    own.pre_tokenizer = Whitespace()
+    own.add_special_tokens(["<system>", "<user>", "<assistant>"])
+    split = own.pre_tokenizer.pre_tokenize_str
+    own.add_tokens(sorted({word for text in texts for word, _ in split(text)}))
+    made = PreTrainedTokenizerFast(tokenizer_object=own, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
+    made.chat_template = (
+        "{% for message in messages %}<{{ message.role }}> {{ message.content }} {% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    return made
 
 
 KINDS = ("llama", "qwen2", "gpt2")

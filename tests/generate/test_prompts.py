@@ -1,0 +1,66 @@
+"""Both prompts of a conversation differ in what is asked for, and in nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lec_guard.errors import UnsupportedValueError
+from lec_guard.generate import Guidance, GuidedCausalLM, paired
+from lec_guard.generate.prompts import NEGATIVE, POSITIVE
+from tests.conftest import ROOT
+from tests.generate.tiny import model_of, tokenizer_of
+
+TALKS = [
+    [{"role": "user", "content": "Who lives there?"}],
+    [{"role": "system", "content": "You are a clerk."}, {"role": "user", "content": "Tell me."}],
+]
+
+
+@pytest.fixture
+def tokenizer():
+    return tokenizer_of(POSITIVE, NEGATIVE, *(message["content"] for talk in TALKS for message in talk))
+
+
+def test_what_is_asked_for_stands_in_the_system_prompt(tokenizer):
+    prompts = paired(tokenizer, TALKS)
+    for ids, mask, asked in (
+        (prompts.input_ids, prompts.attention_mask, POSITIVE),
+        (prompts.negative_input_ids, prompts.negative_attention_mask, NEGATIVE),
+    ):
+        texts = [tokenizer.decode(row[own.bool()]) for row, own in zip(ids, mask, strict=True)]
+        assert texts == [
+            f"<system> {asked} <user> Who lives there? <assistant>".replace("?", " ?").replace(".", " ."),
+            f"<system> You are a clerk. {asked} <user> Tell me. <assistant>".replace(".", " ."),
+        ]
+        assert mask[:, -1].all()
+
+
+def test_they_go_into_generate(tokenizer):
+    model = model_of("llama", vocabulary=len(tokenizer))
+    prompts = paired(tokenizer, TALKS)
+    found = GuidedCausalLM(model, Guidance()).generate(**prompts.arguments(), max_new_tokens=3)
+    assert found.shape == (2, prompts.input_ids.shape[1] + 3)
+    assert torch.equal(found[:, : prompts.input_ids.shape[1]], prompts.input_ids)
+
+
+def test_a_tokenizer_without_a_template_is_refused(tokenizer):
+    tokenizer.chat_template = None
+    with pytest.raises(UnsupportedValueError, match="has no chat template; set"):
+        paired(tokenizer, TALKS)
+
+
+@pytest.mark.parametrize("talks", [[], [[]]])
+def test_nothing_to_answer_is_refused(tokenizer, talks):
+    with pytest.raises(ValueError, match="no conversation"):
+        paired(tokenizer, talks)
+
+
+def test_the_page_goes_as_it_says(tmp_path, monkeypatch, capsys, tokenizer):
+    monkeypatch.chdir(tmp_path)
+    tokenizer.save_pretrained("model")
+    model_of("qwen2", vocabulary=len(tokenizer)).save_pretrained("model")
+    page = (ROOT / "docs" / "generate.md").read_text(encoding="utf-8")
+    snippet = page.split("```python\n")[1].split("```")[0].replace("max_new_tokens=64", "max_new_tokens=8")
+    exec(compile(snippet, "generate.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
