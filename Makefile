@@ -29,6 +29,10 @@ check: .venv/ready system
 soak: .venv/ready
 	@echo "== policies are rewritten while threads check"
 	$(BIN)/python -m tests.soak
+	@echo "== the server under load, overload, idle clients, and with a worker that is killed"
+	$(BIN)/python -m benchmarks.serving --seconds 60 --overload 60 --out build/soak
+	@echo "== two nodes of Ray, updates and a node that dies"
+	for _ in 1 2 3 4 5; do $(BIN)/python -m pytest -q tests/integrations/test_ray_serve.py || exit 1; done
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

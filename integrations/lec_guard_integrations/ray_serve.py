@@ -41,6 +41,7 @@ from lec_guard.serve.api.app import create_api
 from lec_guard.serve.api.keys import ApiKeys
 from lec_guard.serve.api.limits import Limits
 from lec_guard.serve.api.services import described
+from lec_guard.serve.memory import give_back
 from lec_guard.step import Scores, Step
 
 try:
@@ -115,6 +116,7 @@ class Model:
     def __init__(self, folder: str | None, cpus: float, waiting: int) -> None:
         import torch
 
+        give_back()
         torch.set_num_threads(max(1, int(cpus)))
         self._batcher = Batcher(LayerDetector.load(folder), max_waiting=waiting)
         self._batcher.score([Step(stage="input", text="ready?")])

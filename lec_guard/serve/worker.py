@@ -24,6 +24,7 @@ from lec_guard.serve.api.app import create_api
 from lec_guard.serve.api.keys import ApiKeys
 from lec_guard.serve.api.limits import Limits
 from lec_guard.serve.app import create_app
+from lec_guard.serve.memory import give_back
 from lec_guard.serve.reviewers import Reviewers
 from lec_guard.serve.server import log_as_json
 from lec_guard.step import Step
@@ -75,6 +76,7 @@ def make() -> FastAPI:
     """
     settings = Settings.model_validate_json(os.environ[SETTINGS])
     log_as_json()
+    give_back()
     try:
         app = made(settings)
     except (LecGuardError, OSError) as error:
