@@ -4,8 +4,8 @@
 
 Each way tunes the layers on the same small part of the texts but for what it leaves out, fits heads on layer 4, and is
 judged twice: on the families that are held out of `train/`, by which choices are made, and on unseen families of
-`eval/`. Baselines are fitted on the same texts. A run goes on where it was interrupted. Writes `ablation.json` beside
-the bundle and `ABLATION.md` beside this file. The shipped bundle learnt from far more: its own figures stand below.
+`eval/`. Baselines are fitted on the same texts. A run goes on where it was interrupted. Writes `ablation.json` and
+`ABLATION.md` beside this file. The shipped bundle learnt from far more: its own figures stand below.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.embedded.adapt import BLOCKS
+from benchmarks.embedded.adapt import BLOCKS, keep, ranked
 from benchmarks.embedded.cached import Cached
 from benchmarks.embedded.card import table
 from benchmarks.embedded.evaluate import Scored, baseline_scores, overall
@@ -35,7 +35,8 @@ from benchmarks.embedded.tail import HELD as TAIL_HELD
 from benchmarks.embedded.tail import drawn, held
 from benchmarks.embedded.tasks import TASKS, Task
 from lec_guard.detect.adapters import Adapters
-from lec_guard.detect.bundle import EMBEDDED, packaged_weights
+from lec_guard.detect.bundle import EMBEDDED, packaged_weights, read_bundle
+from lec_guard.detect.detector import LayerDetector
 from lec_guard.detect.extractor import Block, Extractor
 from lec_guard.detect.windows import WindowSpec
 from lec_guard.train.config import Windows
@@ -44,14 +45,16 @@ from lec_guard.train.fit import Floats, balanced_weights, family_folds, text_log
 from lec_guard.train.lessons import Lesson
 
 PAGE = Path(__file__).parent / "ABLATION.md"
-RESULTS = EMBEDDED / "ablation.json"
-MOST, PLANT, DRAW, SHARE = 100, 600, 60, 0.1
+RESULTS = PAGE.with_name("ablation.json")
+MOST, PLANT, DRAW, SHARE = 100, 600, 60, 0.5
 """Public texts of a set and label, planted documents, texts of each kind of the tail; and the share of all texts that
 a way learns from."""
-FITTED, MEASURED, MOST_HELD = 40, 60, 60
+FITTED, MEASURED, MOST_HELD = 25, 60, 40
 """Texts of a set and label that heads are fitted to, are measured, and are held out."""
-LONGEST = 3_000
+LONGEST = 2_000
 """Characters of a text that is fitted to or measured."""
+SCORED = 1_500
+"""Texts of each kind of the tail that are scored to find the ones that the layers take for attacks."""
 READ = [Block(4, "mean"), Block(4, "max")]
 PENALTY, FOLDS = 0.002, 5
 TUNING: dict[str, Any] = {
@@ -81,6 +84,10 @@ class Way:
         temperature: Of the mean over windows; None: the highest window counts alone.
         soft: Whether labels of public sets are softened by heads that have not seen the family.
         lexical: Whether a regression on character n-grams has half of the say.
+        layer: That heads read.
+        shipped: Whether layers are those of the shipped bundle, which learnt from far more.
+        mined: Whether, of the tail, it learns from what the way `BLIND`, which never saw it, takes for attacks; else
+            from as many texts by chance.
     """
 
     tuned: bool = True
@@ -93,26 +100,38 @@ class Way:
     temperature: float | None = 1.0
     soft: bool = False
     lexical: bool = False
+    layer: int = 4
+    mined: bool = False
+    shipped: bool = False
 
 
-ALL = "all of it"
+SHIPPED = "the shipped layers"
+ALL, BLIND = "all of it", "without the benign tail"
+FROZEN = "layers as they are"
 WAYS: dict[str, Way] = {
-    "layers as they are": Way(tuned=False),
+    FROZEN: Way(tuned=False),
     ALL: Way(),
+    BLIND: Way(ingredients=INGREDIENTS - {"tail"}),
+    "without planted instructions": Way(ingredients=INGREDIENTS - {"plants"}),
+    "without the low-rate term": Way(tuning={"low_fpr": 0.0}),
+    "a quarter of the texts": Way(share=SHARE / 4),
+    "a sixteenth of the texts": Way(share=SHARE / 16),
     "adapters at half": Way(of=ALL, scale=0.5),
     "adapters at three quarters": Way(of=ALL, scale=0.75),
     "bare maximum over windows": Way(of=ALL, temperature=None),
     "with character n-grams": Way(of=ALL, lexical=True),
-    "without the benign tail": Way(ingredients=INGREDIENTS - {"tail"}),
-    "without planted instructions": Way(ingredients=INGREDIENTS - {"plants"}),
+    "the tail mined, not drawn": Way(mined=True),
     "without harmless twins": Way(ingredients=INGREDIENTS - {"twins"}),
     "without attacks of our own": Way(ingredients=INGREDIENTS - {"attacks"}),
     "without other languages": Way(ingredients=INGREDIENTS - {"languages"}),
-    "without the low-rate term": Way(tuning={"low_fpr": 0.0}),
     "with soft labels": Way(soft=True),
     "windows of 256 tokens": Way(window=WindowSpec(size=256, stride=127, least=10)),
-    "a quarter of the texts": Way(share=SHARE / 4),
-    "a sixteenth of the texts": Way(share=SHARE / 16),
+    SHIPPED: Way(tuned=False, shipped=True),
+    "the shipped layers with character n-grams": Way(tuned=False, shipped=True, of=SHIPPED, lexical=True),
+    "layers as they are, layer 2": Way(tuned=False, layer=2),
+    "layers as they are, layer 3": Way(tuned=False, layer=3),
+    "layers as they are, layer 5": Way(tuned=False, layer=5),
+    "layers as they are, layer 6": Way(tuned=False, layer=6),
 }
 
 
@@ -152,21 +171,42 @@ def _some(found: Sequence[Example], most: int) -> list[Example]:
     return [one for own in families.values() for one in rng.sample(own, min(most, len(own)))]
 
 
-def adapted(way: Way, data: Path, tail: Path, folder: Path) -> tuple[Adapters, float, int]:
-    """Tune layers in one way: adapters, minutes and steps."""
-    found = examples(data, most=MOST, plant=PLANT, ingredients=way.ingredients)
-    learnt = drawn(read_examples(tail / "tail.jsonl"), DRAW) if "tail" in way.ingredients else []
-    own = fewer(lessons([*found, *learnt]), way.share)
-    if way.soft:
-        own = softened(own, folder / "soft")
-    config = DistilConfig(blocks=BLOCKS, window=Windows(**_fields(way.window)), **{**TUNING, **(way.tuning or {})})
-    began = time.monotonic()
-    tuned = distil(
-        own, packaged_weights(PACKAGE), config, held=held_in(own, TAIL_HELD), work=folder / "work", resume=True
-    )
-    if tuned.adapters is None:
-        raise AssertionError("adapters were asked for")
-    return tuned.adapters, (time.monotonic() - began) / 60, tuned.steps
+def adapted(way: Way, data: Path, tail: Path, work: Path, name: str) -> tuple[Adapters, float, int]:
+    """Tune layers in one way, and keep them as a bundle: adapters, minutes and steps."""
+    folder = place(work, name)
+    bundle, costs = folder / "bundle", folder / "costs.json"
+    if not costs.is_file():
+        found = examples(data, most=MOST, plant=PLANT, ingredients=way.ingredients)
+        harmless = read_examples(tail / "tail.jsonl") if "tail" in way.ingredients else []
+        learnt = odd(harmless, place(work, BLIND) / "bundle") if way.mined else drawn(harmless, DRAW)
+        own = fewer(lessons([*found, *learnt]), way.share)
+        if way.soft:
+            own = softened(own, folder / "soft")
+        tuning = {**TUNING, **(way.tuning or {})}
+        # Longer windows, as many tokens of a text.
+        tuning["most_windows"] = tuning["most_windows"] * WINDOW.size // way.window.size
+        config = DistilConfig(blocks=BLOCKS, window=Windows(**_fields(way.window)), **tuning)
+        began, held = time.monotonic(), held_in(own, TAIL_HELD)
+        tuned = distil(own, packaged_weights(PACKAGE), config, held=held, work=folder / "work", resume=True)
+        keep(bundle, tuned, own, config)
+        cost = {"minutes": (time.monotonic() - began) / 60, "steps": tuned.steps}
+        costs.write_text(json.dumps(cost) + "\n", encoding="utf-8")
+    adapters, cost = read_bundle(bundle).learned.adapters, json.loads(costs.read_text(encoding="utf-8"))
+    if adapters is None:
+        raise AssertionError("a bundle of tuned layers has adapters")
+    return adapters, cost["minutes"], cost["steps"]
+
+
+def place(work: Path, name: str) -> Path:
+    """The folder of a way."""
+    return work / name.replace(" ", "_").replace(",", "")
+
+
+def odd(tail: list[Example], bundle: Path) -> list[Example]:
+    """Of each kind of the tail as many texts as are drawn else: those that the layers take for attacks."""
+    found = ranked(LayerDetector.load(bundle, budget=None), tail, SCORED)
+    chosen = {text for own in found.values() for _, text in own[:DRAW]}
+    return list({one.text: one for one in tail if one.text in chosen and one.family not in TAIL_HELD}.values())
 
 
 def softened(own: Sequence[Lesson], folder: Path) -> list[Lesson]:
@@ -206,14 +246,16 @@ def _fields(window: WindowSpec) -> dict[str, int]:
 
 
 def judge(way: Way, adapters: Adapters | None, texts: Texts, folder: Path) -> dict[str, Any]:
-    """Fit heads on layers and measure them, by head."""
-    if adapters is not None:
-        adapters = replace(adapters, alpha=adapters.alpha * way.scale)
-    extractor = Extractor.load(packaged_weights(PACKAGE), blocks=READ, window=way.window, adapters=adapters)
-    every = [replace(one, context=None) for one in (*texts.learnt, *texts.held, *texts.measured)]
-    collect(extractor, every, folder, blocks=READ)
+    """Fit heads on layers and measure them, by head; what layers say that `folder` has already is not asked again."""
+    read = [replace(block, layer=way.layer) for block in READ]
+    if not (folder / "examples.jsonl").is_file():
+        if adapters is not None:
+            adapters = replace(adapters, alpha=adapters.alpha * way.scale)
+        extractor = Extractor.load(packaged_weights(PACKAGE), blocks=read, window=way.window, adapters=adapters)
+        every = [replace(one, context=None) for one in (*texts.learnt, *texts.held, *texts.measured)]
+        collect(extractor, every, folder, blocks=read)
     cached = Cached.read(folder)
-    features = cached.features(READ)
+    features = cached.features(read)
     place = np.repeat([0, 1, 2], [len(texts.learnt), len(texts.held), len(texts.measured)])
     report: dict[str, Any] = {}
     for task in TASKS:
@@ -276,24 +318,68 @@ def page(results: dict[str, Any], shipped: dict[str, Any]) -> str:
     Returns:
         Markdown.
     """
-    rows = []
-    for name, own in results.items():
-        minutes, steps = own.get("minutes"), own.get("steps")
-        cells = [name, f"{minutes:.1f}" if minutes else "", f"{steps:,}" if steps else ""]
-        for where in ("held", "measured"):
-            for task in TASKS:
-                one = own["heads"][task.head][where]
-                cells.append(f"{one['auc']:.2f} / {one['recall_at_1']:.2f} / {one['recall_at_5']:.2f}")
-        rows.append(cells)
     heads = [task.head for task in TASKS]
-    head = ["way", "minutes", "steps", *(f"held: {name}" for name in heads), *(f"eval: {name}" for name in heads)]
-    full = ["the shipped bundle, on all of eval/", "", "", "", "", ""]
+    head = ["way", "steps", *(f"held: {name}" for name in heads), *(f"eval: {name}" for name in heads)]
+    parts = [_TOP]
+    for title, names in TABLES.items():
+        parts += [f"## {title}\n\n", table(head, [_row(name, results[name]) for name in names]), "\n\n"]
+    full = ["the shipped bundle, on all of eval/", "", "", "", ""]
     for task in TASKS:
         own = shipped[task.head]["overall"]["head"]
         recalls = [own[f"recall_at_{rate}"]["macro"] for rate in (0.01, 0.05)]
         full.append(f"{own['macro_auc']:.2f} / {recalls[0]:.2f} / {recalls[1]:.2f}")
-    return f"{_TOP}{table(head, [*rows, full])}\n"
+    parts.append(f"## What is shipped\n\n{table(head, [full])}\n\n")
+    return "".join(parts) + _SAYS.format(minutes=", ".join(f"{results[name]['minutes']:.1f}" for name in _GROWING))
 
+
+def _row(name: str, own: dict[str, Any]) -> list[str]:
+    cells = [name, f"{own['steps']:,}" if "steps" in own else ""]
+    for where in ("held", "measured"):
+        for task in TASKS:
+            one = own["heads"][task.head][where]
+            cells.append(f"{one['auc']:.2f} / {one['recall_at_1']:.2f} / {one['recall_at_5']:.2f}")
+    return cells
+
+
+_GROWING = ("a sixteenth of the texts", "a quarter of the texts", ALL)
+TABLES = {
+    "Beside baselines, by data: recall against minutes": (*("length only", "TF-IDF", FROZEN, *_GROWING, SHIPPED),),
+    "Without one ingredient": (
+        ALL,
+        *(name for name in WAYS if name.startswith("without ")),
+    ),
+    "With another one": (
+        *(ALL, "the tail mined, not drawn", "with soft labels", "with character n-grams"),
+        *("bare maximum over windows", "windows of 256 tokens"),
+        "the shipped layers with character n-grams",
+    ),
+    "By how much of the adapters": (FROZEN, "adapters at half", "adapters at three quarters", ALL),
+    "By layer": (
+        *(f"{FROZEN}, layer {layer}" for layer in (2, 3)),
+        FROZEN,
+        *(f"{FROZEN}, layer {layer}" for layer in (5, 6)),
+    ),
+}
+"""Title -> ways."""
+
+_SAYS = """## What it says
+
+- **How much the tuning learns from decides.** A sixteenth, a quarter and all of the texts took {minutes} minutes of a
+  busy core; the shipped layers learnt from twelve times as many steps, in 41 minutes on two. The first quarter brings
+  next to nothing, what follows brings most, and nothing levels off yet: what the recipe needs for more is more families
+  of attacks and several times the minutes, before it needs another encoder. Layers by themselves (the last table) are
+  no way there: none of the six is much better than the fourth, and the last one is worse.
+- **Pays:** planted instructions (most, and for prompts too), harmless twins, other languages, and the benign tail,
+  above all where documents are read.
+- **Is not told apart from noise at this size:** the term for low rates, attacks of our own, windows of 256 tokens (which
+  read more tokens in more steps), and a bare maximum, on texts as short as these; on long ones it hurts (the model card
+  has lengths).
+- **Does not pay:** soft labels; what layers that have not seen the tail take for attacks in place of a draw of it;
+  adapters at a part of their weight. None of them is in the shipped bundle.
+- **N-grams** of characters beside the layers pay for prompts and for nothing else, beside the shipped layers as well,
+  with heads that are fitted to as few texts as here. They are not shipped: a bundle has no place for them yet.
+- Indirect injection on eval/ is two families here, and tells little.
+"""
 
 _TOP = f"""# What each ingredient is worth
 
@@ -323,21 +409,19 @@ def main() -> None:
     if "length only" not in known:
         own = baselines(texts)
         known["length only"], known["TF-IDF"] = ({"heads": own[name]} for name in ("length", "TF-IDF"))
-    kept: dict[str, Adapters] = {}
     for name in options.only:
         way = WAYS[name]
         if name in known:
             continue
-        folder = options.work / name.replace(" ", "_")
-        adapters, costs = None, {}
+        source, adapters, costs = way.of or name, None, {}
         if way.tuned:
-            source = way.of or name
-            if source not in kept:
-                place = options.work / source.replace(" ", "_")
-                kept[source], minutes, steps = adapted(WAYS[source], options.data, options.tail, place)
-                costs = {"minutes": minutes, "steps": steps}
-            adapters = kept[source]
-        known[name] = {**costs, "heads": judge(way, adapters, texts, folder / "features")}
+            adapters, minutes, steps = adapted(WAYS[source], options.data, options.tail, options.work, source)
+            costs = {"minutes": minutes, "steps": steps} if source == name else {}
+        elif way.shipped:
+            adapters = read_bundle(EMBEDDED).learned.adapters
+        same = way.window == WAYS[source].window and way.scale == 1
+        folder = place(options.work, source if same else name) / "features"
+        known[name] = {**costs, "heads": judge(way, adapters, texts, folder)}
         print(name, json.dumps(known[name]), flush=True)
         memory.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     RESULTS.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")

@@ -66,6 +66,9 @@ these four the tables below are no longer those of sets that nobody had seen. Th
 four in five), and that two heads of a stage share it, was decided after look-alikes of hate were seen to be stopped at
 20 to 37%.
 
+What each ingredient is worth, and what more texts and minutes bring:
+[ABLATION.md](../../../../benchmarks/embedded/ABLATION.md).
+
 **Heads**: L2-penalised logistic regression over standardised window features; labels count alike, a family counts by
 the root of its size; of an attacked text its highest window stands for it (MI-SVM). A threshold is where every
 held-out family keeps the rate, of third-party texts {most_families:.0%} of them; and where their mean does.

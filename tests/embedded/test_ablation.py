@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.embedded.ablation import ALL, WAYS, Texts, Way, baselines, judge, page
+from benchmarks.embedded.ablation import ALL, FROZEN, PAGE, RESULTS, TABLES, WAYS, Texts, Way, baselines, judge, page
 from benchmarks.embedded.sets import Example
 from benchmarks.embedded.tasks import TASKS
 from lec_guard.detect.bundle import EMBEDDED
@@ -17,20 +17,33 @@ def test_the_page_has_a_row_for_each_way_and_the_shipped_bundle_below() -> None:
     figures = {"auc": 0.5, "recall_at_1": 0.25, "recall_at_5": 0.75}
     heads = {task.head: {"held": figures, "measured": figures} for task in TASKS}
     shipped = json.loads((EMBEDDED / "metrics.json").read_text(encoding="utf-8"))
-    lines = page(
-        {ALL: {"minutes": 1.5, "steps": 1200, "heads": heads}, "TF-IDF": {"heads": heads}}, shipped
-    ).splitlines()
+    found = {name: {"heads": heads} for names in TABLES.values() for name in names}
+    for name in found:
+        found[name] |= {"minutes": 1.5, "steps": 1200}
+    lines = page(found, shipped).splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
-    assert [row[0] for row in rows][2:] == [ALL, "TF-IDF", "the shipped bundle, on all of eval/"]
-    assert rows[2][1:4] == ["1.5", "1,200", "0.50 / 0.25 / 0.75"]
+    assert [row[0] for row in rows if row[0] in found] == [name for names in TABLES.values() for name in names]
+    assert rows[-1][0] == "the shipped bundle, on all of eval/"
+    row = next(row for row in rows if row[0] == ALL)
+    assert row[1:3] == ["1,200", "0.50 / 0.25 / 0.75"]
 
 
-def test_ways_differ_from_all_of_it_in_one_thing() -> None:
-    base = WAYS[ALL]
+def test_the_page_is_made_of_the_report() -> None:
+    known = json.loads(RESULTS.read_text(encoding="utf-8"))
+    shipped = json.loads((EMBEDDED / "metrics.json").read_text(encoding="utf-8"))
+    assert PAGE.read_text(encoding="utf-8") == page(known, shipped)
+
+
+def test_ways_differ_from_what_they_stand_beside_in_one_thing() -> None:
     names = [name for name in Way.__dataclass_fields__ if name != "of"]
     for name, way in WAYS.items():
+        base = WAYS[way.of or (ALL if way.tuned or name == FROZEN else FROZEN)]
         if name != ALL:
             assert len([field for field in names if getattr(way, field) != getattr(base, field)]) == 1, name
+
+
+def test_every_way_has_its_place_on_the_page() -> None:
+    assert {name for names in TABLES.values() for name in names} == {"length only", "TF-IDF", *WAYS}
 
 
 def some(family: str) -> list[Example]:
