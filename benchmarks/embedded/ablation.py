@@ -371,9 +371,9 @@ _SAYS = """## What it says
   no way there: none of the six is much better than the fourth, and the last one is worse.
 - **Pays:** planted instructions (most, and for prompts too), harmless twins, other languages, and the benign tail,
   above all where documents are read.
-- **Is not told apart from noise at this size:** the term for low rates, attacks of our own, windows of 256 tokens (which
-  read more tokens in more steps), and a bare maximum, on texts as short as these; on long ones it hurts (the model card
-  has lengths).
+- **Is not told apart from noise at this size:** the term for low rates, attacks of our own, windows of 256 tokens
+  (which read more tokens in more steps), and a bare maximum, on texts as short as these; on long ones it hurts (the
+  model card has lengths).
 - **Does not pay:** soft labels; what layers that have not seen the tail take for attacks in place of a draw of it;
   adapters at a part of their weight. None of them is in the shipped bundle.
 - **N-grams** of characters beside the layers pay for prompts and for nothing else, beside the shipped layers as well,
