@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -202,6 +203,15 @@ def configurations() -> list[str]:
 def test_the_configuration_is_one_that_ray_serve_reads(text):
     found = ServeDeploySchema.model_validate(yaml.safe_load(text))
     Arguments.model_validate(json.loads(json.dumps(found.applications[0].args)))
+
+
+def test_what_the_page_runs_is_there():
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    target, *arguments = re.search(r"^serve run (.+)$", page, re.MULTILINE)[1].split()
+    assert target == f"{build.__module__}:{build.__name__}"
+    assert build(dict(one.split("=", 1) for one in arguments)) is not None
+    deployed = re.search(r"^serve deploy (\S+)$", page, re.MULTILINE)[1]
+    assert (ROOT / deployed).is_file()
 
 
 def test_an_argument_that_is_not_known_is_refused():
