@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -64,3 +66,11 @@ def test_the_page_goes_as_it_says(tmp_path, monkeypatch, capsys, tokenizer):
     snippet = page.split("```python\n")[1].split("```")[0].replace("max_new_tokens=64", "max_new_tokens=8")
     exec(compile(snippet, "generate.md", "exec"), {})
     assert capsys.readouterr().out.strip()
+
+
+def test_the_page_says_what_was_measured():
+    measured = json.loads((ROOT / "benchmarks" / "results" / "guidance.json").read_text(encoding="utf-8"))["of_plain"]
+    page = (ROOT / "docs" / "generate.md").read_text(encoding="utf-8")
+    said = f"{measured['stacked']:.2f} times a plain one, and {measured['sequential']:.2f} times with `sequential`"
+    assert said in page
+    assert max(measured.values()) <= 2.1
