@@ -171,13 +171,15 @@ def _some(found: Sequence[Example], most: int) -> list[Example]:
     return [one for own in families.values() for one in rng.sample(own, min(most, len(own)))]
 
 
-def adapted(way: Way, data: Path, tail: Path, work: Path, name: str) -> tuple[Adapters, float, int]:
-    """Tune layers in one way, and keep them as a bundle: adapters, minutes and steps."""
+def adapted(way: Way, data: Path, tail: Path, work: Path, name: str) -> Adapters:
+    """Tune layers in one way, and keep them as a bundle, with what that cost in `costs.json` beside it."""
     folder = place(work, name)
     bundle, costs = folder / "bundle", folder / "costs.json"
     if not costs.is_file():
         found = examples(data, most=MOST, plant=PLANT, ingredients=way.ingredients)
         harmless = read_examples(tail / "tail.jsonl") if "tail" in way.ingredients else []
+        if way.mined:
+            adapted(WAYS[BLIND], data, tail, work, BLIND)
         learnt = odd(harmless, place(work, BLIND) / "bundle") if way.mined else drawn(harmless, DRAW)
         own = fewer(lessons([*found, *learnt]), way.share)
         if way.soft:
@@ -191,10 +193,10 @@ def adapted(way: Way, data: Path, tail: Path, work: Path, name: str) -> tuple[Ad
         keep(bundle, tuned, own, config)
         cost = {"minutes": (time.monotonic() - began) / 60, "steps": tuned.steps}
         costs.write_text(json.dumps(cost) + "\n", encoding="utf-8")
-    adapters, cost = read_bundle(bundle).learned.adapters, json.loads(costs.read_text(encoding="utf-8"))
+    adapters = read_bundle(bundle).learned.adapters
     if adapters is None:
         raise AssertionError("a bundle of tuned layers has adapters")
-    return adapters, cost["minutes"], cost["steps"]
+    return adapters
 
 
 def place(work: Path, name: str) -> Path:
@@ -415,8 +417,9 @@ def main() -> None:
             continue
         source, adapters, costs = way.of or name, None, {}
         if way.tuned:
-            adapters, minutes, steps = adapted(WAYS[source], options.data, options.tail, options.work, source)
-            costs = {"minutes": minutes, "steps": steps} if source == name else {}
+            adapters = adapted(WAYS[source], options.data, options.tail, options.work, source)
+            if source == name:
+                costs = json.loads((place(options.work, name) / "costs.json").read_text(encoding="utf-8"))
         elif way.shipped:
             adapters = read_bundle(EMBEDDED).learned.adapters
         same = way.window == WAYS[source].window and way.scale == 1

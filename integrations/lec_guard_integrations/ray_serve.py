@@ -356,6 +356,7 @@ class Api:
         handle: Of the model.
     """
 
+    # Ray awaits it, where Python would not.
     async def __init__(self, arguments: Arguments, handle: DeploymentHandle[Any]) -> None:  # type: ignore[misc]
         self._app = await asyncio.to_thread(api, arguments, handle)
 

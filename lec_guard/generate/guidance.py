@@ -22,6 +22,9 @@ _ELSEWHERE = ("assistant_model", "prompt_lookup_num_tokens", "guidance_scale", "
 """Ways of `generate` that go past two prompts, or would guide a second time."""
 
 
+# Below, types know one base class of two, and `generate` has arguments that transformers' own has not.
+
+
 class _Stacked:
     """A cache whose rows are those of the positive prompts, then those of the negative ones."""
 
@@ -121,14 +124,13 @@ class GuidedCausalLM(torch.nn.Module, GenerationMixin):
                 raise UnsupportedValueError(f"{name} does not go with guidance; leave it out")
         positive = _prompt(input_ids, attention_mask, "input_ids")
         if self.guidance.coefficient == 1.0:
-            kept = (
-                {}
-                if cache == "dynamic"
-                else {"use_cache": False}
-                if cache == "none"
-                else {"cache_implementation": "static"}
-            )
-            return self.model.generate(input_ids=positive[0], attention_mask=positive[1], **kept, **settings)  # type: ignore[operator]
+            ways: dict[str, dict[str, Any]] = {
+                "dynamic": {},
+                "static": {"cache_implementation": "static"},
+                "none": {"use_cache": False},
+            }
+            plain: Any = self.model
+            return plain.generate(input_ids=positive[0], attention_mask=positive[1], **ways[cache], **settings)
         negative = _prompt(negative_input_ids, negative_attention_mask, "negative_input_ids")
         if len(positive[0]) != len(negative[0]):
             raise ValueError(f"{len(negative[0])} negative prompts for {len(positive[0])} prompts")

@@ -6,9 +6,9 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,7 +18,14 @@ from lec_guard.errors import UnsupportedValueError
 _MOST_BYTES = 1_000_000
 _LONGEST_KEY = 512
 
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
 _File = TypeVar("_File", bound=BaseModel)
+_Owner = TypeVar("_Owner", bound=_Named)
 _Whose = TypeVar("_Whose")
 
 
@@ -57,6 +64,36 @@ def read_key_file(path: str | Path, model: type[_File]) -> _File:
         wrong = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in wrong["loc"]) or "the file"
         raise UnsupportedValueError(f"{file}: {where}: {wrong['msg']}") from None
+
+
+def owners_by_hash(
+    owners: Iterable[tuple[_Owner, Sequence[str]]], file: Path, *, what: str, taken: str
+) -> dict[str, _Owner]:
+    """Who is found by which hash: one name, one owner, and one hash, one owner.
+
+    Args:
+        owners: Everybody, with the hashes of their keys.
+        file: Where they stand.
+        what: What errors call them all.
+        taken: What errors say of whoever has a hash that is there already.
+
+    Returns:
+        Hash -> whose it is.
+
+    Raises:
+        UnsupportedValueError: If a name or a hash is there twice.
+    """
+    names: set[str] = set()
+    found: dict[str, _Owner] = {}
+    for owner, hashes in owners:
+        if owner.name in names:
+            raise UnsupportedValueError(f"{file}: two {what} are named {owner.name!r}")
+        names.add(owner.name)
+        for one in hashes:
+            if one in found:
+                raise UnsupportedValueError(f"{file}: {owner.name!r} has {taken}")
+            found[one] = owner
+    return found
 
 
 def made_key(prefix: str) -> str:

@@ -29,5 +29,6 @@ def give_back() -> bool:
     except (AttributeError, OSError):
         return False  # another C library
     options = ((_MMAP_THRESHOLD, LARGE), (_TRIM_THRESHOLD, KEPT), (_ARENA_MAX, ARENAS))
+    # Each of them, whatever became of the one before.
     done = [mallopt(option, value) == 1 for option, value in options]
     return all(done)

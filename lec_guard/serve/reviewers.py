@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lec_guard.errors import UnsupportedValueError
-from lec_guard.serve.key_files import hash_of, made_key, read_key_file, whose
+from lec_guard.serve.key_files import hash_of, made_key, owners_by_hash, read_key_file, whose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +77,8 @@ class Reviewers:
             UnsupportedValueError: If the file can't be read, or is wrong somewhere.
         """
         entries = read_key_file(path, _File).reviewers
-        return cls(_unique(entries, Path(path)))
+        # One name, one key: decisions are signed with the name, and claims held by it.
+        return cls(owners_by_hash(map(_owner, entries), Path(path), what="reviewers", taken="the key of somebody else"))
 
     @property
     def any_may_try(self) -> bool:
@@ -138,19 +138,10 @@ class _File(BaseModel):
     reviewers: Annotated[list[_Entry], Field(min_length=1, max_length=10_000)]
 
 
-def _unique(entries: Sequence[_Entry], file: Path) -> dict[str, Reviewer]:
-    """One key, one name: decisions are signed with the name, and claims held by it."""
-    names: set[str] = set()
-    found: dict[str, Reviewer] = {}
-    for entry in entries:
-        if entry.name in names:
-            raise UnsupportedValueError(f"{file}: two reviewers are named {entry.name!r}")
-        if entry.key_sha256 in found:
-            raise UnsupportedValueError(f"{file}: {entry.name!r} has the key of somebody else")
-        names.add(entry.name)
-        found[entry.key_sha256] = Reviewer(
-            name=entry.name,
-            tenants=None if entry.tenants == "all" else tuple(dict.fromkeys(entry.tenants)),
-            may_try=entry.may_try,
-        )
-    return found
+def _owner(entry: _Entry) -> tuple[Reviewer, list[str]]:
+    reviewer = Reviewer(
+        name=entry.name,
+        tenants=None if entry.tenants == "all" else tuple(dict.fromkeys(entry.tenants)),
+        may_try=entry.may_try,
+    )
+    return reviewer, [entry.key_sha256]

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from lec_guard.errors import LecGuardError, UnsupportedValueError
-from lec_guard.serve.key_files import hash_of, made_key, read_key_file, whose
+from lec_guard.serve.key_files import hash_of, made_key, owners_by_hash, read_key_file, whose
 
 _log = logging.getLogger(__name__)
 
@@ -178,26 +178,21 @@ class _File(BaseModel):
 
 
 def _read(path: Path) -> dict[str, ApiKey]:
-    found: dict[str, ApiKey] = {}
-    names: set[str] = set()
-    for entry in read_key_file(path, _File).keys:
-        if entry.name in names:
-            raise UnsupportedValueError(f"{path}: two keys are named {entry.name!r}")
-        names.add(entry.name)
-        own = ApiKey(
-            name=entry.name,
-            tenants=None if entry.tenants == "all" else tuple(dict.fromkeys(entry.tenants)),
-            scores=entry.scores,
-            metrics=entry.metrics,
-            system_messages=entry.system_messages,
-            rate_per_s=entry.rate_per_s,
-            until=entry.until.astimezone(UTC).timestamp() if isinstance(entry.until, datetime) else None,
-        )
-        for one in [entry.key_sha256] if isinstance(entry.key_sha256, str) else entry.key_sha256:
-            if one in found:
-                raise UnsupportedValueError(f"{path}: {entry.name!r} has a key that stands there already")
-            found[one] = own
-    return found
+    entries = read_key_file(path, _File).keys
+    return owners_by_hash(map(_owner, entries), path, what="keys", taken="a key that stands there already")
+
+
+def _owner(entry: _Entry) -> tuple[ApiKey, list[str]]:
+    key = ApiKey(
+        name=entry.name,
+        tenants=None if entry.tenants == "all" else tuple(dict.fromkeys(entry.tenants)),
+        scores=entry.scores,
+        metrics=entry.metrics,
+        system_messages=entry.system_messages,
+        rate_per_s=entry.rate_per_s,
+        until=entry.until.astimezone(UTC).timestamp() if isinstance(entry.until, datetime) else None,
+    )
+    return key, [entry.key_sha256] if isinstance(entry.key_sha256, str) else entry.key_sha256
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
