@@ -26,6 +26,7 @@ from lec_guard.flow import Doing, Done, Flow
 from lec_guard.observe.events import EffectEvent, EscalationResolved, Event, Resolution, Result
 from lec_guard.policy.compile import Compiled
 from lec_guard.policy.decide import FLOOR_PREFIX
+from lec_guard.policy.guidance import GuidanceRule, raised
 from lec_guard.policy.messages import Messages, in_order
 from lec_guard.policy.resolve import Policy
 from lec_guard.policy.schema import (
@@ -330,12 +331,14 @@ class Acting:
         policy, own = _policy_of(course.policies, name)
         spans = () if course.edits or course.was_sealed else _spans(policy, own, course.verdict, course.step)
         subject = Subject(step=replace(course.step, text=course.text), spans=spans, tenant=course.tenant)
+        origin = course.step.origin
+        least = course.policies.least_guidance(None if origin is None else origin.trust)
 
         def run() -> Rewriting:
-            return self._rewriter(policy.policy, own, course.verdict).rewrite(subject)
+            return self._rewriter(policy.policy, own, course.verdict, least).rewrite(subject)
 
         async def arun() -> Rewriting:
-            return await self._rewriter(policy.policy, own, course.verdict).arewrite(subject)
+            return await self._rewriter(policy.policy, own, course.verdict, least).arewrite(subject)
 
         return Doing(run=run, arun=arun)
 
@@ -430,8 +433,13 @@ class Acting:
 
     # --- what the sections of a policy stand for
 
-    def _rewriter(self, policy: Policy, name: str, verdict: Verdict | None = None) -> Rewriter:
+    def _rewriter(
+        self, policy: Policy, name: str, verdict: Verdict | None = None, least: GuidanceRule | None = None
+    ) -> Rewriter:
+        """What a section of `rewrite` stands for; `least` is the guidance below which no section gets."""
         way = policy.rewrite[name]
+        if isinstance(way, Regenerate) and way.guidance is not None:
+            way = way.model_copy(update={"guidance": raised(way.guidance, least)})
         if isinstance(way, Replace):
             from lec_guard.act.replace import Replace as Replacing
 
@@ -454,9 +462,12 @@ class Acting:
             case Quarantine():
                 return self._quarantine(way.method)
             case Regenerate():
+                from lec_guard.act.model import guided
                 from lec_guard.act.regenerate import Regenerate as Regenerating
 
                 model = _registered(self._effects.models, way.model, "models")
+                if way.guidance is not None:
+                    model = guided(model, way.guidance.coefficient, way.guidance.space)
                 return Regenerating(
                     model=model, instruction=way.instruction, timeout_s=way.timeout_ms / 1000, key=self._key
                 )

@@ -29,10 +29,11 @@ from lec_guard.judging import Judged, refs, wanted
 from lec_guard.observe.events import ErrorEvent, Event, EventSink, PolicyReloaded, ReloadRefused, VerdictEvent
 from lec_guard.observe.sinks import OnSinkError, Sinks
 from lec_guard.policy.compile import Heads
+from lec_guard.policy.guidance import GuidanceRule
 from lec_guard.policy.resolve import DetectorRef, Policy
 from lec_guard.policy.store import InForce, PolicyStore
 from lec_guard.policy.watch import Watcher
-from lec_guard.step import Action, Edit, Outcome, Step, Verdict
+from lec_guard.step import Action, Edit, Outcome, Step, Trust, Verdict
 
 Tenants = str | Sequence[str | None] | None
 """One tenant for all steps, or one a step; None is no tenant."""
@@ -152,6 +153,27 @@ class Guard:
         """`policy`, without blocking the event loop while files are read."""
         found = self._policies.ready(tenant)
         return await asyncio.to_thread(self.policy, tenant) if found is None else found.live.policy
+
+    def guidance(self, tenant: str | None, trust: Trust | None = None) -> GuidanceRule | None:
+        """How far a local model's answer to a tenant is to be led away from its negative prompt.
+
+        Args:
+            tenant: The tenant; None for none.
+            trust: Who wrote the least trusted text of the conversation, as `lec_guard.policy.guidance.least_trusted`
+                finds it; None where that is not known: then the highest coefficient of each policy holds.
+
+        Returns:
+            The higher of what policy and floor say; None where neither says anything, or acts.
+
+        Raises:
+            PolicyError: If the tenant is unknown, or its policy is wrong.
+        """
+        return self._policies.get(tenant).guidance(trust)
+
+    async def aguidance(self, tenant: str | None, trust: Trust | None = None) -> GuidanceRule | None:
+        """`guidance`, without blocking the event loop while files are read."""
+        found = self._policies.ready(tenant)
+        return await asyncio.to_thread(self.guidance, tenant, trust) if found is None else found.guidance(trust)
 
     @property
     def policies(self) -> PolicyStore:

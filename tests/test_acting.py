@@ -19,6 +19,7 @@ from lec_guard import (
     EscalationResolved,
     Escalator,
     Guard,
+    Origin,
     Outcome,
     PolicyError,
     Reply,
@@ -559,3 +560,89 @@ def test_a_quarantine_that_is_handed_on_is_explained_again(tmp_path: Path, is_as
     again = world.apply(first.text, is_async=is_async)
     assert (again.text, again.notes) == (first.text, first.notes)
     assert world.apply("hello", is_async=is_async).notes == ()
+
+
+# --- a chat model that is guided
+
+
+class Guided:
+    """Says how it is guided."""
+
+    def __init__(self, said: str = "plain", most: float = 100.0) -> None:
+        self.said, self.most = said, most
+
+    def guided(self, coefficient: float, space: str) -> Guided:
+        if coefficient > self.most:
+            raise ValueError("too much")
+        return Guided(f"{coefficient:g} {space}")
+
+    def invoke(self, messages: Any) -> str:
+        return self.said
+
+    async def ainvoke(self, messages: Any) -> str:
+        return self.said
+
+
+def anew(said: str) -> str:
+    section = f"soften: {{kind: regenerate, instruction: x, model: local{said}}}"
+    return POLICY.replace("soften: {kind: registered, name: soften}", section)
+
+
+FLOOR_RULE = "rules: [{name: f, stages: [input], head: web, threshold: 0.5, action: block}]\n"
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("own", "floor", "text"),
+    [
+        ("", "", "plain"),
+        (", guidance: 2", "", "2 log"),
+        (", guidance: {coefficient: 2.5, space: probability}", "", "2.5 probability"),
+        (", guidance: 1", "", "1 log"),
+        (", guidance: 2", "guidance: 3\n", "3 log"),
+        (", guidance: 4", "guidance: {coefficient: 3, space: probability}\n", "4 probability"),
+        # Who wrote a step that does not say so is not known.
+        (", guidance: 2", "guidance: {origins: {third_party: 5}}\n", "5 log"),
+        (", guidance: 2", "guidance: 3\nmode: shadow\n", "2 log"),
+        ("", "guidance: 3\n", "plain"),
+    ],
+)
+def test_a_text_is_written_anew_with_guidance_and_never_with_less_than_the_floors(
+    tmp_path: Path, own: str, floor: str, text: str, is_async: bool
+):
+    files = {"default.yaml": anew(own)} | ({"floor.yaml": floor + FLOOR_RULE} if floor else {})
+    world = World(tmp_path, files, models={"local": Guided()})
+    assert world.apply("oh darn", is_async=is_async).text == text
+
+
+def test_who_wrote_the_text_decides_how_much_the_floor_asks_for(tmp_path: Path):
+    files = {
+        "default.yaml": anew(", guidance: 2"),
+        "floor.yaml": "guidance: {origins: {third_party: 5}}\n" + FLOOR_RULE,
+    }
+    guard = World(tmp_path, files, models={"local": Guided()}).guard
+    for trust, text in (("user", "2 log"), ("third_party", "5 log")):
+        assert guard.apply(Step(stage="input", text="darn", origin=Origin(trust=trust))).text == text  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (object(), "guidance: object can't be guided, for it has no"),
+        (Guided(most=1.5), "guidance: Guided can't be guided so: too much"),
+    ],
+)
+def test_guidance_of_a_model_that_can_not_is_refused_at_load_with_its_place(tmp_path: Path, model: Any, told: str):
+    with pytest.raises(PolicyError, match=rf"default\.yaml:4:3: {told}"):
+        World(tmp_path, {"default.yaml": anew(", guidance: 2")}, models={"local": model})
+    World(tmp_path, {"default.yaml": anew("")}, models={"local": model})
+    World(tmp_path, {"default.yaml": anew(", guidance: 2")}, models={}, ask=False)
+
+
+@BOTH
+def test_what_the_floor_asks_for_and_the_model_can_not_is_a_rewrite_that_failed(tmp_path: Path, is_async: bool):
+    files = {"default.yaml": anew(", guidance: 2"), "floor.yaml": "guidance: 3\n" + FLOOR_RULE}
+    world = World(tmp_path, files, models={"local": Guided(most=2.0)})
+    outcome = world.apply("darn", is_async=is_async)
+    assert (outcome.text, outcome.verdict.action) == (None, "block")
+    assert world.told(EffectEvent)[0].failed == ("soften: UnsupportedValueError",)

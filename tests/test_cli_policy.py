@@ -304,6 +304,31 @@ def test_show_has_rewrites_and_escalations(light, policies):
         assert words in out
 
 
+def test_show_has_guidance_by_origin_and_where_it_was_said(light, policies):
+    assert shown("acme", policies)["guidance"] == {}
+    assert "guidance" not in run("policy", "show", "acme", policies).out
+    write_policies(
+        policies,
+        {
+            "floor.yaml": "guidance: {coefficient: 2, space: probability}\nrules:\n"
+            "  - {name: f, stages: [input], head: injection, threshold: 0.9, action: block}\n",
+            "tenants/acme.yaml": "extends: default\nguidance:\n  origins:\n    third_party: 3\n"
+            "rewrite: {anew: {kind: regenerate, instruction: x, guidance: 2}}\n",
+        },
+    )
+    record = shown("acme", policies)
+    floor = {"coefficient": 2.0, "space": "probability", "from": f"{policies}/floor.yaml:1:12"}
+    assert record["guidance"] == {
+        "third_party": {"coefficient": 3.0, "space": "probability", "from": f"{policies}/tenants/acme.yaml:4:5"},
+        "user": floor, "model": floor, "operator": floor,
+    }  # fmt: skip
+    out = run("policy", "show", "acme", policies).out
+    for words in ("guidance of local models", "third_party", "floor.yaml:1:12", "coefficient: 2.0, space: log"):
+        assert words in out
+    # Of the floor itself, what it says.
+    assert shown("floor", policies)["guidance"]["user"]["coefficient"] == 2.0
+
+
 # --- diff
 
 ROWS = (
@@ -327,6 +352,18 @@ def test_diff_counts_what_would_change(light, policies, rows):
     assert [one for one in found["moves"] if one["live"] != one["candidate"]] == [
         {"stage": "input", "live": "block", "candidate": "flag", "texts": 1}
     ]
+
+
+def test_diff_has_guidance_that_changes(light, policies, rows):
+    words = ("policy", "diff", "acme", "globex", rows, "--policies", policies)
+    assert json.loads(run(*words, "--json").out)["guidance"] == []
+    assert "guidance" not in run(*words).out
+    write_policies(policies, {"tenants/globex.yaml": "extends: default\nguidance: {origins: {user: 2.5}}\n"})
+    user = {"origin": "user", "live": None, "live_space": None, "candidate": 2.5, "candidate_space": "log"}
+    assert user in json.loads(run(*words, "--json").out)["guidance"]
+    out = run(*words).out
+    for told in ("guidance of local models", "not said", "2.5, log"):
+        assert told in out
 
 
 def test_diff_scores_each_text_once(light, policies, rows, keywords):

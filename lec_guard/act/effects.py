@@ -25,7 +25,8 @@ class Effects:
             the same users, and a process before and after a restart, must have the same one to know each other's marks
             and decisions. None takes it from the environment variable LEC_GUARD_KEY; where that is missing too, a key
             is drawn for this guard alone, and a policy with a review queue is an error.
-        models: Name -> chat model, for `regenerate` and `second_opinion`; policies that name none mean `default`.
+        models: Name -> chat model, for `regenerate` and `second_opinion`; policies that name none mean `default`. Where
+            a `regenerate` has `guidance`, its model needs a method `guided` (`lec_guard.act.model.Guidable`).
         rewriters: Name -> rewriter, for `kind: registered`.
         escalators: Name -> escalator, for `kind: registered`.
         interrupt: What `kind: interrupt` asks; integrations bring it.

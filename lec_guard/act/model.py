@@ -5,15 +5,62 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from lec_guard.act.threads import Threads
+from lec_guard.errors import UnsupportedValueError
 
 Messages = list[tuple[str, str]]
 """Role and content of each message, as LangChain takes them."""
 
 _THREADS = 16
 """Calls of one model at once that wait on threads: those of one that hangs can't be ended."""
+
+
+@runtime_checkable
+class Guidable(Protocol):
+    """A chat model whose answers can be led away from what a negative prompt makes likely."""
+
+    def guided(self, coefficient: float, space: Literal["log", "probability"]) -> Any:
+        """The same model with another guidance.
+
+        Args:
+            coefficient: 1 for none, more to lead away, less to lead towards.
+            space: What is weighed: logarithms of probabilities, or probabilities.
+
+        Returns:
+            A chat model; this one stays as it is.
+
+        Raises:
+            ValueError: If it can't be guided so.
+        """
+        ...
+
+
+def guided(model: Any, coefficient: float, space: Literal["log", "probability"]) -> Any:
+    """A chat model with another guidance.
+
+    Args:
+        model: The model.
+        coefficient: As of `Guidable.guided`.
+        space: As of `Guidable.guided`.
+
+    Returns:
+        Another chat model.
+
+    Raises:
+        UnsupportedValueError: If it can't be guided, or not so.
+    """
+    # By its class: a LangChain binding has all methods of the model inside, and what they return is bound no more.
+    if not issubclass(type(model), Guidable):
+        raise UnsupportedValueError(
+            f"guidance: {type(model).__name__} can't be guided, for it has no method guided(coefficient, space); "
+            "register a lec_guard.generate.LocalChatModel, or leave guidance out"
+        )
+    try:
+        return model.guided(coefficient, space)
+    except ValueError as error:
+        raise UnsupportedValueError(f"guidance: {type(model).__name__} can't be guided so: {error}") from error
 
 
 class Model:

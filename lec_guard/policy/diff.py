@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lec_guard.errors import PolicyError
 from lec_guard.policy.decide import FLOOR_PREFIX
-from lec_guard.policy.store import InForce
-from lec_guard.step import ACTIONS, STAGES, Action, Judgement, Stage, Verdict
+from lec_guard.policy.guidance import ORIGINS, Space, bounded
+from lec_guard.policy.store import InForce, acting_guidance
+from lec_guard.step import ACTIONS, STAGES, Action, Judgement, Stage, Trust, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,25 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GuidanceChange:
+    """Another guidance of a local model's answers; None for what nobody says.
+
+    Attributes:
+        origin: Who wrote the least trusted text of the conversation.
+        live: The coefficient now.
+        live_space: What is weighed now.
+        candidate: The coefficient then.
+        candidate_space: What would be weighed.
+    """
+
+    origin: Trust
+    live: float | None
+    live_space: Space | None
+    candidate: float | None
+    candidate_space: Space | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Diff:
     """What would change.
 
@@ -97,6 +117,7 @@ class Diff:
         moves: From which action to which, by stage.
         rules: What each rule matches, now and then.
         examples: Texts for which something would change, as many of each move as were asked for.
+        guidance: Origins for which answers would be guided otherwise.
     """
 
     texts: int
@@ -104,6 +125,7 @@ class Diff:
     moves: tuple[Move, ...]
     rules: tuple[RuleChange, ...]
     examples: tuple[Example, ...]
+    guidance: tuple[GuidanceChange, ...] = ()
 
 
 def pair(live: InForce, candidate: InForce) -> InForce:
@@ -164,7 +186,7 @@ class _Tally:
             )
 
 
-def compare(judged: Iterable[Judged], examples: int = 0) -> Diff:
+def compare(judged: Iterable[Judged], examples: int = 0, policies: InForce | None = None) -> Diff:
     """Count what would change.
 
     What either policy says counts whether or not it acts, and where the floor says something severer, that counts.
@@ -172,6 +194,7 @@ def compare(judged: Iterable[Judged], examples: int = 0) -> Diff:
     Args:
         judged: Texts, with verdicts of policies as `pair` gives them; read one by one, and not kept.
         examples: How many texts of each move to keep.
+        policies: The policies as `pair` gives them, to compare what they say of guidance too.
 
     Returns:
         The changes.
@@ -199,7 +222,24 @@ def compare(judged: Iterable[Judged], examples: int = 0) -> Diff:
             for rule, counts in sorted(tally.rules.items())
         ),
         examples=tuple(tally.examples),
+        guidance=() if policies is None else tuple(_guidance(policies)),
     )
+
+
+def _guidance(policies: InForce) -> Iterator[GuidanceChange]:
+    floor = acting_guidance(policies.floor)
+    other = None if policies.candidate is None else policies.candidate.policy.guidance
+    for origin in ORIGINS:
+        now = bounded(policies.live.policy.guidance, floor, origin)
+        then = bounded(other, floor, origin)
+        if now != then:
+            yield GuidanceChange(
+                origin=origin,
+                live=None if now is None else now.coefficient,
+                live_space=None if now is None else now.space,
+                candidate=None if then is None else then.coefficient,
+                candidate_space=None if then is None else then.space,
+            )
 
 
 def _names(said: Judgement) -> set[str]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from lec_guard.errors import PolicyError
 from lec_guard.policy.calibration import Calibration, read_calibration
 from lec_guard.policy.document import Document, parse_document, read_file
+from lec_guard.policy.guidance import Guidance, GuidanceByOrigin
 from lec_guard.policy.messages import Messages, in_order
 from lec_guard.policy.reach import check_url, inside
 from lec_guard.policy.schema import (
@@ -114,10 +115,11 @@ class Policy:
         rewrite: Ways to change a text.
         escalations: Whom to ask.
         hold_back: Tokens of a streamed answer that are held back, or `all`.
+        guidance: How far a local model's answers are led away from its negative prompt; None where nothing says so.
         detector: Its own detector; None for the guard's.
         calibration: How high the tenant's own harmless texts score.
         candidate: The policy that is judged beside it.
-        sources: Key (`message`, `rules.NAME`, `fail.STAGE`, …) -> `file:line:column`.
+        sources: Key (`message`, `rules.NAME`, `fail.STAGE`, `guidance.origins.user`, …) -> `file:line:column`.
     """
 
     name: str
@@ -133,6 +135,7 @@ class Policy:
     rewrite: Mapping[str, Rewrite] = field(default_factory=dict)
     escalations: Mapping[str, Escalation] = field(default_factory=dict)
     hold_back: int | Literal["all"] = "all"
+    guidance: GuidanceByOrigin | None = None
     detector: DetectorRef | None = None
     calibration: Calibration | None = None
     candidate: str | None = None
@@ -208,12 +211,16 @@ def resolve(
     fail: dict[Stage, Fail] = {}
     rewrite: dict[str, Rewrite] = {}
     escalations: dict[str, Escalation] = {}
+    guidance: list[Guidance] = []
     folders: dict[str, Path] = {}
     for link in reversed(chain):
         said = link.file
         for key in ("mode", "detector", "calibration", "locale", "message", "hold_back"):
             if getattr(said, key) is not None:
                 values[key], sources[key], folders[key] = getattr(said, key), link.where(key), link.folder
+        if said.guidance is not None:
+            guidance.append(said.guidance)
+            sources |= {".".join(("guidance", *key)): link.where("guidance", *key) for key in said.guidance.said()}
         for at, rule in enumerate(said.rules):
             rules[rule.name], sources[f"rules.{rule.name}"] = rule, link.where("rules", at)
         for at, entry in enumerate(said.allow):
@@ -248,6 +255,7 @@ def resolve(
         rewrite=rewrite,
         escalations=escalations,
         hold_back=values.get("hold_back", "all"),
+        guidance=GuidanceByOrigin.of(guidance),
         detector=None
         if said_detector is None
         else DetectorRef(
@@ -266,7 +274,7 @@ def resolve(
 
 
 def _version(policy: Policy) -> str:
-    detector = policy.detector
+    detector, guidance = policy.detector, policy.guidance
     # In the order in which it stands, where the order counts: of rules, of patterns of tools, of languages.
     content = {
         "rules": [rule.model_dump(mode="json") for rule in policy.rules],
@@ -278,6 +286,7 @@ def _version(policy: Policy) -> str:
         "rewrite": _dumped(policy.rewrite),
         "escalations": _dumped(policy.escalations),
         "hold_back": policy.hold_back,
+        "guidance": None if guidance is None else [guidance.space, dict(guidance.coefficients)],
         "detector": None if detector is None else [detector.id, detector.beside],
         "calibration": policy.calibration.model_dump(mode="json") if policy.calibration else None,
     }

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from lec_guard.errors import PolicyError
 from lec_guard.policy.document import Document, KeyPath
+from lec_guard.policy.guidance import GuidanceKey, GuidanceRuleKey
 from lec_guard.policy.messages import Locale, Message
 from lec_guard.policy.reach import Host
 from lec_guard.policy.tainted import STAGES as TRACED
@@ -351,6 +352,8 @@ class Regenerate(_Rewrite):
         kind: `regenerate`.
         instruction: What it is told.
         model: The name under which the model is registered.
+        guidance: How far its answer is led away from what its negative prompt makes likely, for models that can do
+            that: a coefficient, or coefficient and space. Not given: the model is asked as it is.
         timeout_ms: Milliseconds until the next action follows.
         then: What follows where the text still fails.
         escalation: Whom `then: escalate` asks.
@@ -359,6 +362,7 @@ class Regenerate(_Rewrite):
     kind: Literal["regenerate"]
     instruction: Annotated[str, Field(min_length=1, max_length=4000)]
     model: Name = "default"
+    guidance: GuidanceRuleKey | None = None
     timeout_ms: Annotated[int, Field(strict=True, gt=0, le=600_000)] = 30_000
 
 
@@ -486,6 +490,8 @@ class PolicyFile(_Part):
         locale: The language of messages where the caller names none.
         message: What to tell a user where a step is stopped.
         hold_back: Tokens of a streamed answer that are held back, or `all`.
+        guidance: How far a local model's answers are led away from what its negative prompt makes likely: a
+            coefficient, or all that `Guidance` has.
         fail: Stage -> what follows where a text was not judged: one action, or all that `Fail` has.
         allow: Texts for which rules don't count.
         rewrite: Name -> a way to change a text so that it may pass.
@@ -505,6 +511,7 @@ class PolicyFile(_Part):
     locale: Locale | None = None
     message: Message | None = None
     hold_back: Annotated[int, Field(strict=True, gt=0)] | Literal["all"] | None = None
+    guidance: GuidanceKey | None = None
     fail: dict[Stage, FailAction | Fail] = {}
     allow: tuple[Allowed, ...] = ()
     rewrite: dict[Name, Rewrite] = {}

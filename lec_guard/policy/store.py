@@ -25,9 +25,11 @@ from lec_guard.policy.folder import (
     is_name,
     list_folder,
 )
+from lec_guard.policy.guidance import GuidanceByOrigin, GuidanceRule, bounded
 from lec_guard.policy.reach import inside
 from lec_guard.policy.resolve import DetectorRef, Policy, Source, follow, read_source, resolve
 from lec_guard.policy.schema import nearest
+from lec_guard.step import Trust
 
 EAGER = 100
 """So many tenants are read at load, so that a mistake is told then; of more, each is read at its first step."""
@@ -59,6 +61,41 @@ class InForce:
     live: Compiled
     floor: Compiled | None = None
     candidate: Compiled | None = None
+
+    def guidance(self, trust: Trust | None) -> GuidanceRule | None:
+        """How far a local model's answer is to be led away from its negative prompt.
+
+        Args:
+            trust: Who wrote the least trusted text of the conversation, as `lec_guard.policy.guidance.least_trusted`
+                finds it; None where that is not known: then the highest coefficient of each policy holds.
+
+        Returns:
+            The higher of what policy and floor say, as far as they act; None where neither says anything.
+        """
+        return bounded(acting_guidance(self.live), acting_guidance(self.floor), trust)
+
+    def least_guidance(self, trust: Trust | None) -> GuidanceRule | None:
+        """What the floor says alone.
+
+        Args:
+            trust: As of `guidance`.
+
+        Returns:
+            What no policy of a tenant gets below; None where the floor says nothing, or does not act.
+        """
+        return bounded(None, acting_guidance(self.floor), trust)
+
+
+def acting_guidance(one: Compiled | None) -> GuidanceByOrigin | None:
+    """What a policy says of guidance.
+
+    Args:
+        one: The policy; None for none.
+
+    Returns:
+        All of it; None where it says nothing, or only watches.
+    """
+    return None if one is None or one.policy.mode == "shadow" else one.policy.guidance
 
 
 @dataclass(frozen=True, slots=True)

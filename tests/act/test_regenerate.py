@@ -18,8 +18,10 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import RunnableLambda
 
+from lec_guard import UnsupportedValueError
 from lec_guard.act import model as calling
 from lec_guard.act.edits import apply_edits
+from lec_guard.act.model import guided
 from lec_guard.act.regenerate import Regenerate
 from tests.act.made import KEY, subject
 
@@ -276,3 +278,50 @@ async def test_nobody_hears_an_answer_before_it_is_judged():
     # It would be heard.
     await RunnableLambda(lambda _: one._model._model.invoke("x")).ainvoke("x", {"callbacks": [listens]})
     assert listens.heard == ["start", "end"]
+
+
+# --- with guidance
+
+
+class Guided(_Says):
+    """Remembers how it is to be guided, and says so."""
+
+    def __init__(self, answer="plain"):
+        super().__init__(answer)
+
+    def guided(self, coefficient, space):
+        if coefficient > 50:
+            raise ValueError("there is no memory for that")
+        return Guided(f"{coefficient} {space}")
+
+
+async def test_a_model_that_can_be_guided_is_asked_with_the_guidance():
+    model = Guided()
+    one = Regenerate(model=guided(model, 2.5, "probability"), instruction="x", timeout_s=5, key=KEY)
+    assert (await both(one)).edits[0].replacement == "2.5 probability"
+    assert model.invoke([]) == "plain"
+
+
+class _Forwards:
+    """Has every method of what it holds, like a LangChain binding."""
+
+    def __init__(self, model):
+        self._model = model
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+
+@pytest.mark.parametrize(
+    "model", [_Says("x"), Model(says=obeys), Model(says=obeys).bind(stop=["x"]), _Forwards(Guided())]
+)
+def test_a_model_that_can_not_be_guided_is_refused(model):
+    with pytest.raises(
+        UnsupportedValueError, match=rf"^guidance: {type(model).__name__} can't be guided, for it has no"
+    ):
+        guided(model, 2.0, "log")
+
+
+def test_so_is_one_that_can_not_be_guided_so():
+    with pytest.raises(UnsupportedValueError, match=r"^guidance: Guided can't be guided so: there is no memory"):
+        guided(Guided(), 51.0, "log")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lec_guard import Guard, PolicyError, Step
-from lec_guard.policy.diff import Judged, Move, RuleChange, compare, pair
+from lec_guard.policy.diff import GuidanceChange, Judged, Move, RuleChange, compare, pair
 from lec_guard.testing import KeywordDetector
 from tests.conftest import write_policies
 
@@ -26,7 +26,7 @@ def found(folder, files, texts, examples=0, stage="input"):
     steps = [Step(stage=stage, text=text) for text in texts]
     verdicts = guard.try_out(steps, [both] * len(steps))
     return compare(
-        (Judged(str(at), text, one) for at, (text, one) in enumerate(zip(texts, verdicts, strict=True))), examples
+        (Judged(str(at), text, one) for at, (text, one) in enumerate(zip(texts, verdicts, strict=True))), examples, both
     )
 
 
@@ -87,6 +87,26 @@ def test_allow_entries_are_told_as_rules(tmp_path):
     allow = "allow: [{name: greek, stages: [input], exact: [alpha]}]\n"
     diff = found(tmp_path, {"default.yaml": rules(a="block"), "next.yaml": allow + rules(a="block")}, ["alpha"])
     assert [(one.rule, one.gained, one.lost) for one in diff.rules] == [("a", 0, 0), ("allow:greek", 1, 0)]
+
+
+def test_origins_for_which_answers_are_guided_otherwise_are_told(tmp_path):
+    files = {
+        "default.yaml": "guidance: {coefficient: 2, origins: {user: 3}}\n" + rules(a="block"),
+        "next.yaml": "guidance: {origins: {user: 3, third_party: 4}}\n" + rules(a="block"),
+    }
+    live = {"live": 2.0, "live_space": "log", "candidate_space": "log"}
+    assert found(tmp_path / "a", files, TEXTS).guidance == (
+        GuidanceChange(origin="third_party", candidate=4.0, **live),
+        GuidanceChange(origin="model", candidate=1.0, **live),
+        GuidanceChange(origin="operator", candidate=1.0, **live),
+    )
+    floor = {"floor.yaml": "guidance: 2\n" + rules(c="block")}
+    assert [one.origin for one in found(tmp_path / "b", files | floor, TEXTS).guidance] == ["third_party"]
+    shadow = {"floor.yaml": "mode: shadow\n" + floor["floor.yaml"], "next.yaml": rules(a="block")}
+    changes = found(tmp_path / "c", files | shadow, TEXTS).guidance
+    assert {(one.candidate, one.candidate_space) for one in changes} == {(None, None)}
+    assert len(changes) == 4
+    assert found(tmp_path / "d", {**files, "next.yaml": files["default.yaml"]}, TEXTS).guidance == ()
 
 
 def test_texts_are_read_one_by_one_and_not_kept(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 
 from lec_guard import PolicyError
 from lec_guard.policy.document import read_document
+from lec_guard.policy.guidance import Guidance, GuidanceRule
 from lec_guard.policy.schema import Fail, OwnDetector, PolicyFile, nearest, parse_policy
 from lec_guard.step import Cause
 
@@ -50,6 +51,7 @@ EVERYTHING = """
     locale: de
     message: {de: Nein., en: "No, {tenant}."}
     hold_back: all
+    guidance: {coefficient: 1.5, space: probability, origins: {third_party: 3, user: 2.0}}
     unknown_tenant: default
     allowed_hosts: [hooks.example.com, "*.example.org:8443", "[::1]:9000"]
     fail:
@@ -63,7 +65,7 @@ EVERYTHING = """
       spans: {kind: drop_spans, mark: "[gone]", then: escalate, escalation: desk}
       marked: {kind: quarantine, method: encode}
       said: {kind: replace, text: {de: Weg., en: Gone.}}
-      anew: {kind: regenerate, instruction: Say it without numbers.}
+      anew: {kind: regenerate, instruction: Say it without numbers., guidance: 2.5}
     escalations:
       desk: {kind: queue, url: postgresql://db.example.com/queue, wait_ms: 5, expires_s: 60, on_timeout: allow}
       hook: {kind: webhook, url: https://hooks.example.com/x, secret: HOOK_KEY, timeout_ms: 9, on_error: allow}
@@ -99,6 +101,8 @@ def test_everything_that_may_be_said(tmp_path):
         "RedactPii", "DropSpans", "Quarantine", "Replace", "Regenerate",
     ]  # fmt: skip
     assert [whom.kind for whom in policy.escalations.values()] == ["queue", "webhook", "interrupt", "second_opinion"]
+    assert policy.guidance == Guidance(coefficient=1.5, space="probability", origins={"third_party": 3.0, "user": 2.0})
+    assert policy.rewrite["anew"].guidance == GuidanceRule(coefficient=2.5)
     assert policy.allow[1].rules == ("injection",)
     first, second = policy.rules
     assert first.stages == ("input", "tool_output")

@@ -47,7 +47,7 @@ def compare_policies(
     with told():
         guard = Guard.from_policies(folder, detector=detector, effects=Effects(ask=False))
         both = unhurried(pair(_named(guard, live), _named(guard, candidate)))
-        found = compare(_judged(guard, both, data), examples)
+        found = compare(_judged(guard, both, data), examples, both)
     if not found.texts:
         fail(f"{data}: no texts to compare on")
     if as_json:
@@ -89,6 +89,14 @@ def _print(found: Diff, live: str, candidate: str) -> None:
         rules.add_row(*(cell(word) for word in words))
     if found.rules:
         terminal.print(rules)
+    if found.guidance:
+        guided = rich.table.Table(
+            "least trusted text of", "now", "then", title="guidance of local models", title_justify="left"
+        )
+        for change in found.guidance:
+            pairs = ((change.live, change.live_space), (change.candidate, change.candidate_space))
+            guided.add_row(cell(change.origin), *(cell(_guidance(*one)) for one in pairs))
+        terminal.print(guided)
     if found.examples:
         shown = rich.table.Table("id", "stage", "now", "then", "text", title="examples", title_justify="left")
         for one in found.examples:
@@ -100,3 +108,7 @@ def _print(found: Diff, live: str, candidate: str) -> None:
             shown.add_row(cell(plain(one.id)), cell(one.stage), cell(now), cell(then), cell(plain(text)))
         terminal.print(shown)
     typer.echo(f"{found.changed} of {found.texts} texts would be treated otherwise")
+
+
+def _guidance(coefficient: float | None, space: str | None) -> str:
+    return "not said" if coefficient is None else f"{coefficient:g}, {space}"

@@ -18,6 +18,7 @@ from lec_guard.cli.terminal import action_cell, cell, console, fail
 from lec_guard.policy.budget import Bar
 from lec_guard.policy.compile import Compiled, Threshold
 from lec_guard.policy.folder import BUILTIN, BUILTIN_NAME
+from lec_guard.policy.guidance import ORIGINS, bounded, raised
 from lec_guard.policy.rates import rate_of, stopped
 from lec_guard.policy.resolve import Policy
 from lec_guard.policy.schema import Rule
@@ -70,6 +71,7 @@ def _record(policies: InForce, lengths: Sequence[int]) -> _Record:
         "description": policy.description,
         "detector_id": live.detector_id,
         "settings": _settings(policy),
+        "guidance": _guidance(policies),
         "floor": None if floor is None else _reference(floor),
         "candidate": None if candidate is None else _reference(candidate),
         "thresholds": [_threshold(live, one) for one in live.thresholds],
@@ -110,6 +112,22 @@ def _settings(policy: Policy) -> _Record:
         for key, value in values.items()
         if value is not None
     }
+
+
+def _guidance(policies: InForce) -> _Record:
+    """What holds by origin, with the floor; where nobody says anything, nothing."""
+    policy, floor = policies.live.policy, policies.floor
+    record: _Record = {}
+    for origin in ORIGINS:
+        # What a policy that only watches says is shown too, as all else of it.
+        own, least = bounded(policy.guidance, None, origin), policies.least_guidance(origin)
+        rule = raised(own, least)
+        if rule is not None:
+            said = policy if floor is None or rule != least else floor.policy
+            keys = (f"guidance.origins.{origin}", "guidance.coefficient")
+            where = next((said.sources[key] for key in keys if key in said.sources), _UNSAID)
+            record[origin] = {**rule.model_dump(), "from": where}
+    return record
 
 
 def _reference(compiled: Compiled) -> _Record:
@@ -172,6 +190,8 @@ def _place(where: str, folder: Path) -> str:
 
 def _tables(record: _Record, lengths: Sequence[int]) -> list[rich.table.Table]:
     tables = [_head(record), _rules(record), _rates(record, lengths), _fail(record)]
+    if record["guidance"]:
+        tables.append(_guided(record))
     return tables + [_named(kind, record[kind]) for kind in ("allow", "rewrite", "escalations") if record[kind]]
 
 
@@ -274,6 +294,14 @@ def _fail(record: _Record) -> rich.table.Table:
     return table
 
 
+def _guided(record: _Record) -> rich.table.Table:
+    title = "guidance of local models, by who wrote the least trusted text"
+    table = _table(title, "least trusted text of", "coefficient", "space", "from")
+    for origin, said in record["guidance"].items():
+        table.add_row(cell(origin), cell(f"{said['coefficient']:g}"), cell(said["space"]), cell(said["from"]))
+    return table
+
+
 def _named(kind: str, entries: _Record) -> rich.table.Table:
     table = _table(kind, "name", "says", "from")
     for name, said in entries.items():
@@ -283,4 +311,6 @@ def _named(kind: str, entries: _Record) -> rich.table.Table:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        value = [f"{key}: {one}" for key, one in value.items()]
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
