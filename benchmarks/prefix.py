@@ -28,8 +28,9 @@ from lec_guard.detect.detector import LayerDetector
 from lec_guard.detect.extractor import Block, Extractor
 from lec_guard.detect.heads import HeadSpec, HeadStack
 from lec_guard.detect.pairs import PairHeads
-from lec_guard.detect.prefix import PrefixPairs, Template
+from lec_guard.detect.prefix import PrefixPairs
 from lec_guard.detect.prune import PrunedModel
+from lec_guard.detect.turns import Template
 from lec_guard.detect.windows import Windower, WindowSpec
 
 FULL_LAYERS, VOCAB = 24, 2000

@@ -79,17 +79,20 @@ class GrowingStep:
         self._length = 0
         self._unchanged = True  # Whether all that passes the guard passes unchanged, so far.
         hold_back = held_back(policies, steps)
-        if hold_back is not None:
-            self._begin(hold_back, found)
+        self._goes = hold_back is not None  # Whether anything may go on before it is over.
+        self._begin(hold_back, found)
 
-    def _begin(self, hold_back: int, found: Callable[[DetectorRef | None], Detector | None]) -> None:
+    def _begin(self, hold_back: int | None, found: Callable[[DetectorRef | None], Detector | None]) -> None:
         for ref in dict.fromkeys(policy.policy.detector for policy in _acting(self.policies)):
             detector = found(ref)
+            if hold_back is None and not getattr(detector, "reads_as_written", False):
+                self._texts = {}
+                return
             for step in self.steps:
                 if (ref, step.context) in self._texts:
                     continue
                 text = (
-                    detector.begin(step, key=self.tenant, hold_back=hold_back)
+                    detector.begin(step, key=self.tenant, hold_back=hold_back or 0)
                     if isinstance(detector, Growing)
                     else None
                 )
@@ -100,8 +103,8 @@ class GrowingStep:
 
     @property
     def is_held_whole(self) -> bool:
-        """Whether nothing of it goes on, or is looked at any more, before it is over."""
-        return not self._texts
+        """Whether nothing of it goes on before it is over; it may be looked at, to stop early."""
+        return not (self._texts and self._goes)
 
     def take(self, text: str) -> bool:
         """Take what follows, without judging it.
@@ -163,7 +166,7 @@ class GrowingStep:
         elif verdict.action not in ("allow", "flag"):
             # What is to be rewritten must not have gone when the text is over, whatever comes behind it.
             self._unchanged = False
-        elif self._unchanged:
+        elif self._unchanged and self._goes:
             passed = max(passed, min(one.text.passed for one in self._texts.values()))
         self.progress = Progress(passed=passed, verdict=verdict)
         return self.progress

@@ -26,6 +26,10 @@ def train(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with all this and more; options override it.")] = None,
     model: Annotated[Path | None, typer.Option(help="Folder of a Hugging Face model; else the embedded one.")] = None,
+    turn: Annotated[
+        str | None,
+        typer.Option(help="Read texts in the model's chat template, as this one's turn: user or assistant."),
+    ] = None,
     layer: Annotated[list[int] | None, typer.Option(help="A layer to try; may be given again; else all.")] = None,
     pooling: Annotated[list[str] | None, typer.Option(help="A pooling to try; may be given again.")] = None,
     folds: Annotated[int | None, typer.Option(help="Parts that families are held out in.")] = None,
@@ -69,6 +73,7 @@ def train(
         "sample": sample,
         "stage": stage,
         "model": model,
+        "turn": turn,
         "layers": layer or None,
         "poolings": pooling or None,
         "folds": folds,
@@ -78,8 +83,8 @@ def train(
     if add is not None:
         if to is None or out is not None or head is not None:
             fail("--add-head needs --to BUNDLE, and neither --out nor --head")
-        if model is not None or layer or pooling:
-            fail("--add-head reads what the bundle reads: leave out --model, --layer and --pooling")
+        if model is not None or turn is not None or layer or pooling:
+            fail("--add-head reads what the bundle reads: leave out --model, --turn, --layer and --pooling")
     elif out is None or to is not None or base is not None:
         fail("give --out FOLDER for a new bundle, or --add-head HEAD --to BUNDLE for one that is there")
     try:

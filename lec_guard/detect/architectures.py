@@ -60,7 +60,7 @@ def load_any(path: Path, layers: int | None) -> PrunedModel:
         module, report = _load(
             AutoModel,
             path,
-            config=_shortened(config, full, left),
+            config=shortened(config, full, left),
             output_loading_info=True,
             use_safetensors=True,
             dtype="auto",
@@ -102,7 +102,7 @@ def save_tuned(path: Path, layers: int, tensors: Mapping[str, torch.Tensor], fol
     """
     with loading():
         config = _load(AutoConfig, path)
-        cut = _shortened(config, config.num_hidden_layers, layers)
+        cut = shortened(config, config.num_hidden_layers, layers)
         module = _load(AutoModel, path, config=cut, use_safetensors=True, dtype=torch.float32)
         if getattr(module, "pooler", None) is not None:
             module.pooler = None
@@ -122,8 +122,20 @@ def _load(loader: Any, path: Path, **options: Any) -> Any:
         raise BundleError(f"{path}: Hugging Face transformers can't load this model: {error}") from error
 
 
-def _shortened(config: PretrainedConfig, full: int, keep: int) -> PretrainedConfig:
-    """The config of the cut model: fewer layers, and per-layer lists cut to match."""
+def shortened(config: PretrainedConfig, full: int, keep: int) -> PretrainedConfig:
+    """The config of a cut model: fewer layers, and per-layer lists cut to match.
+
+    Args:
+        config: That of the whole model.
+        full: How many layers that has.
+        keep: How many are kept.
+
+    Returns:
+        A config of the same class.
+
+    Raises:
+        DetectorError: If the config refuses that.
+    """
     values = config.to_dict()
     for key, value in values.items():
         if isinstance(value, list) and len(value) == full and key.endswith(("layer_types", "_layers", "_per_layer")):
@@ -139,9 +151,20 @@ def _shortened(config: PretrainedConfig, full: int, keep: int) -> PretrainedConf
 
 def _drop_final_norm(module: torch.nn.Module, layers: int) -> None:
     owner, _ = owned_stack(module, layers)
-    for name in _FINAL_NORMS:
-        if isinstance(getattr(owner, name, None), torch.nn.Module):
-            setattr(owner, name, torch.nn.Identity())
+    for name in final_norms_of(owner):
+        setattr(owner, name, torch.nn.Identity())
+
+
+def final_norms_of(owner: torch.nn.Module) -> list[str]:
+    """The names of what stands after the last layer.
+
+    Args:
+        owner: The module that owns the layers.
+
+    Returns:
+        Names of its modules.
+    """
+    return [name for name in _FINAL_NORMS if isinstance(getattr(owner, name, None), torch.nn.Module)]
 
 
 def _check_cut(pruned: PrunedModel, path: Path) -> None:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from lec_guard.detect.adapters import Adapters
 from lec_guard.detect.extractor import Block, Extractor
 from lec_guard.detect.heads import HeadSpec, HeadStack, Matrix
+from lec_guard.detect.turns import Turn
 from lec_guard.detect.windows import WindowSpec
 from lec_guard.errors import BundleError
 
@@ -164,11 +165,25 @@ class PrefixPairs(_Part):
     heads: Annotated[tuple[HeadSpec, ...], Field(min_length=1)]
 
 
+class ReadInTurn(_Part):
+    """What each window is read in; see `lec_guard.detect.turns.Turn`.
+
+    Attributes:
+        role: Whose turn it is.
+        before: What stands before a text without a context; special tokens in it are meant.
+        after: What stands after it, likewise.
+    """
+
+    role: Literal["user", "assistant"]
+    before: str
+    after: str
+
+
 class BundleSpec(_Part):
     """The content of `detector.json`.
 
     Attributes:
-        format: Version of this layout: 4 with adapters, which what reads 3 knows nothing of, else 3.
+        format: Version of this layout: 5 with a turn, 4 with adapters, which what reads 3 knows nothing of, else 3.
         name: What people call the detector.
         base: Where the base weights are.
         files: File name in the base folder -> sha256; all are checked before one is parsed.
@@ -177,12 +192,13 @@ class BundleSpec(_Part):
         window: How texts are cut.
         extractor_id: Hash that the loaded extractor must have.
         adapters: What is added to the base weights; None: nothing is.
+        turn: What each window is read in; None: it is read by itself.
         heads: What the columns of `weight` in `heads.safetensors` mean, in order.
         pairs: How texts are read with their context; None: this detector reads none.
         heads_sha256: Hash that `heads.safetensors` must have.
     """
 
-    format: Literal[3, 4] = 3
+    format: Literal[3, 4, 5] = 3
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     base: Annotated[PackageBase | PathBase | HubBase | OnnxBase, Field(discriminator="kind")]
     files: dict[str, _Sha256]
@@ -190,14 +206,15 @@ class BundleSpec(_Part):
     window: Windows
     extractor_id: _Sha256
     adapters: AdapterFile | None = None
+    turn: ReadInTurn | None = None
     heads: Annotated[tuple[HeadSpec, ...], Field(min_length=1)]
     pairs: Annotated[MeetingPairs | PrefixPairs, Field(discriminator="kind")] | None = None
     heads_sha256: _Sha256
 
     @model_validator(mode="after")
     def _format_fits(self) -> Self:
-        if (self.format == 4) != (self.adapters is not None):
-            raise ValueError("format 4 is for bundles with adapters, and 3 for those without")
+        if self.format != _format(self.turn is not None, self.adapters is not None):
+            raise ValueError("format 5 is for bundles with a turn, 4 for others with adapters, and 3 for those without")
         if self.adapters is not None and isinstance(self.base, OnnxBase):
             raise ValueError("an exported model has its adapters in it, and takes no others")
         return self
@@ -211,6 +228,10 @@ class BundleSpec(_Part):
                     f"the head {head.name!r} of pairs needs a form of the same kind that reads texts alone"
                 )
         return self
+
+
+def _format(has_turn: bool, has_adapters: bool) -> Literal[3, 4, 5]:
+    return 5 if has_turn else 4 if has_adapters else 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +277,11 @@ class Bundle:
         """How texts are cut."""
         return WindowSpec(**self.spec.window.model_dump())
 
+    @property
+    def turn(self) -> Turn | None:
+        """What each window is read in, if anything."""
+        return None if self.spec.turn is None else Turn(**self.spec.turn.model_dump())
+
     def extractor(self, dtype: Dtype = "fp32") -> Extractor:
         """What the heads were fitted on, for torch; not compared yet with what the bundle says it is.
 
@@ -276,6 +302,7 @@ class Bundle:
             window=self.window,
             gates=learned.gates,
             adapters=learned.adapters,
+            turn=self.turn,
             dtype=dtype,
         )
 
@@ -347,7 +374,8 @@ def read_bundle(folder: Path) -> Bundle:
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         what = first["msg"]
         if where == "format":
-            known = " and ".join(map(str, get_args(BundleSpec.model_fields["format"].annotation)))
+            *others, last = map(str, get_args(BundleSpec.model_fields["format"].annotation))
+            known = f"{', '.join(others)} and {last}"
             what = f"{first['input']!r}, but this version of lec-guard reads {known}; fetch or fit the bundle again"
         raise BundleError(f"{folder / DESCRIPTION}: {where}: {what}") from error
     content = _promised(folder / HEADS, spec.heads_sha256)
@@ -382,14 +410,15 @@ def write_bundle(folder: Path, spec: BundleSpec, learned: Learned) -> None:
         tensors["gates"] = learned.gates
     content = safetensors.numpy.save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
     own = {
-        "format": 3 if adapters is None else 4,
+        "format": _format(spec.turn is not None, adapters is not None),
         "adapters": adapters,
         "heads_sha256": hashlib.sha256(content).hexdigest(),
     }
     (folder / HEADS).write_bytes(content)
     described = spec.model_copy(update=own).model_dump(mode="json")
-    if adapters is None:  # what reads format 3 alone does not know the key
-        del described["adapters"]
+    for key in ("adapters", "turn"):  # what reads an older format alone does not know the key
+        if described[key] is None:
+            del described[key]
     text = json.dumps(described, indent=2) + "\n"
     (folder / DESCRIPTION).write_text(text, encoding="utf-8")
 

@@ -92,7 +92,7 @@ class CompositeDetector:
             ValueError: If there are not as many keys as steps, and a detector minds.
         """
         given = [checked(one.score(steps, keys=keys), len(steps)) for one in self._detectors]
-        return [_together(parts) for parts in zip(*given, strict=True)]
+        return [together(parts) for parts in zip(*given, strict=True)]
 
     def heat(self, step: Step) -> list[Span]:
         """How high each part of a text scores, as far as the detectors tell; of the others, what they find.
@@ -221,14 +221,22 @@ class _Texts:
         """See `GrowingText.scores`."""
         self._said = [one.scores() if said is None else said for one, said in zip(self._texts, self._said, strict=True)]
         self.passed = min(one.passed for one in self._texts)
-        return _together([said for said in self._said if said is not None])
+        return together([said for said in self._said if said is not None])
 
     def finish(self, step: Step) -> Scores:
         """See `GrowingText.finish`."""
-        return _together([one.finish(step) for one in self._texts])
+        return together([one.finish(step) for one in self._texts])
 
 
-def _together(parts: Sequence[Scores]) -> Scores:
+def together(parts: Sequence[Scores]) -> Scores:
+    """What several detectors say of one step.
+
+    Args:
+        parts: What each says, at least one.
+
+    Returns:
+        The scores of all; unread where one of them could not read it.
+    """
     by_head: dict[str, Mapping[str, float]] = {}
     spans: list[Span] = []
     for one in parts:

@@ -150,7 +150,11 @@ class GrowingText(Protocol):
 
 @runtime_checkable
 class Growing(Protocol):
-    """What a detector can do that reads a text while it comes."""
+    """What a detector can do that reads a text while it comes.
+
+    One that has an attribute `reads_as_written`, and it is true, is asked to also where all of a text is held back:
+    reading it costs nothing there, and where it is a block the rest need not be written.
+    """
 
     def begin(self, step: Step, *, key: Hashable = None, hold_back: int) -> GrowingText | None:
         """Begin a text.
@@ -378,6 +382,11 @@ class LayerDetector:
         return {**self._heads.labels, READING: (UNKNOWN_TOKENS,)}
 
     @property
+    def stack(self) -> HeadStack:
+        """The fitted heads, as they read texts alone."""
+        return self._heads
+
+    @property
     def heads(self) -> tuple[HeadSpec, ...]:
         """What the fitted heads are, in the order of their columns."""
         return self._heads.specs
@@ -462,6 +471,42 @@ class LayerDetector:
         if not found and step.text and not step.text.isspace():
             raise DetectorError(_UNREADABLE)
         return in_text_order(found.values())
+
+    def score_read(
+        self, step: Step, windows: Sequence[Window], logits: Matrix, *, key: Hashable = None, complete: bool = True
+    ) -> Scores:
+        """Score a text whose windows were read elsewhere: in the pass of a model that goes on to write.
+
+        Only what differs from the text as it is, as it is meant, is read here.
+
+        Args:
+            step: The step.
+            windows: The windows of its text as it is.
+            logits: What the heads said of them, `[windows, columns]`.
+            key: Whose it is, as in `score`.
+            complete: Whether the text is over; else it is not read as it is meant.
+
+        Returns:
+            Its scores.
+        """
+        pair = _Pair(step.text, step.context if self._reads_context(step) else None, key)
+        text, reading = _Text(), _Reading(self._heads)
+        if pair.context is None:
+            text.alone = reading
+        else:
+            text.paired[pair.about] = reading
+        if windows:
+            text.count(windows)
+            reading.add(windows, logits)
+        otherwise = list(self._extractor.windower.meant_windows(step.text)) if complete else []
+        contexts = self._contexts([pair]) if otherwise else {}
+        read = text
+        if isinstance(contexts.get(pair.about), _Unread):  # by itself, rather than not at all
+            read = _Text()
+            read.alone = reading
+        for at in range(0, len(otherwise), _POOL):
+            self._read([(read, window) for window in otherwise[at : at + _POOL]], contexts)
+        return self._scores(pair, text, None)
 
     def begin(self, step: Step, *, key: Hashable = None, hold_back: int) -> GrowingText:
         """Begin a text that is read while it comes; see `Growing.begin`."""
@@ -658,8 +703,9 @@ def _pair_reader(extractor: Extractor, spec: MeetingPairs | PrefixPairs, budget:
     if isinstance(spec, MeetingPairs):
         return Meeting(extractor, spec.parts, budget=budget)
     from lec_guard.detect import prefix
+    from lec_guard.detect.turns import Template
 
-    template = prefix.Template(spec.before, spec.between, spec.after)
+    template = Template(spec.before, spec.between, spec.after)
     return prefix.PrefixPairs(extractor, template, budget=budget)
 
 

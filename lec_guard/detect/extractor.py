@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lec_guard.detect.bundle import OnnxBase
     from lec_guard.detect.pooling import Pooling
     from lec_guard.detect.prune import PrunedModel
+    from lec_guard.detect.turns import Turn
 
 Features = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int64]
@@ -92,6 +93,7 @@ class Extractor:
         window: WindowSpec,
         gates: Features | None = None,
         adapters: Adapters | None = None,
+        turn: Turn | None = None,
         dtype: Dtype = "fp32",
     ) -> Extractor:
         """Load from a folder with a Hugging Face model and its `tokenizer.json`, for torch.
@@ -103,6 +105,7 @@ class Extractor:
             window: How texts are cut.
             gates: The learned queries of gated poolings, `[gates, width of a state]`; None where there are none.
             adapters: What is added to the weights; None where nothing is.
+            turn: What each window is read in; None: it is read by itself.
             dtype: What the model computes in.
 
         Returns:
@@ -122,12 +125,14 @@ class Extractor:
             raise BundleError(f"windows of {window.size} tokens, but the model reads {model.max_positions} at most")
         _check_gates(blocks, gates, model.width)
         tokenizer = _read(path / "tokenizer.json")
-        extractor_id = _extractor_id(model, _read(path / "config.json"), tokenizer, blocks, window, gates, adapters)
+        config = _read(path / "config.json")
+        found = extractor_id(model, config, tokenizer, blocks, window, gates, adapters, turn)
         if adapters is not None:
             from lec_guard.detect.merge import merge
 
             merge(model, adapters)
-        extractor = cls(Windower.from_json(tokenizer, window), TorchBackend(model, blocks, gates, dtype), extractor_id)
+        windower, backend = Windower.from_json(tokenizer, window), TorchBackend(model, blocks, gates, dtype)
+        extractor = extractor_of(windower, backend, found, turn)
         if model.takes_all:
             return extractor
         try:
@@ -251,7 +256,29 @@ def _check_gates(blocks: Sequence[Block], gates: Features | None, width: int) ->
         raise BundleError(f"the gates have shape {gates.shape}, but the model's states are {width} wide")
 
 
-def _extractor_id(
+def extractor_of(windower: Windower, backend: Backend, extractor_id: str, turn: Turn | None) -> Extractor:
+    """An extractor that reads windows by themselves, or in a turn.
+
+    Args:
+        windower: Cuts texts.
+        backend: Runs the model.
+        extractor_id: Hash over everything that fixes the features.
+        turn: What each window is read in; None: it is read by itself.
+
+    Returns:
+        The extractor.
+
+    Raises:
+        BundleError: If the backend can't read in a turn.
+    """
+    if turn is None:
+        return Extractor(windower, backend, extractor_id)
+    from lec_guard.detect.prefix import TurnExtractor
+
+    return TurnExtractor(windower, backend, extractor_id, turn)
+
+
+def extractor_id(
     model: PrunedModel,
     config: bytes,
     tokenizer: bytes,
@@ -259,11 +286,25 @@ def _extractor_id(
     window: WindowSpec,
     gates: Features | None,
     adapters: Adapters | None,
+    turn: Turn | None,
 ) -> str:
     """A hash over everything that fixes the features, so that heads can be bound to it.
 
     Of adapters it takes what they are kept as, and the weights before they are merged: sums of floats are not the same
     to the last bit on all machines.
+
+    Args:
+        model: The cut model.
+        config: Its `config.json`.
+        tokenizer: Its `tokenizer.json`.
+        blocks: The layers and poolings.
+        window: How texts are cut.
+        gates: The learned queries of gated poolings.
+        adapters: What is added to the weights.
+        turn: What each window is read in.
+
+    Returns:
+        A sha256 in hex.
     """
     parts = {
         "tensors": model.digest(),
@@ -278,4 +319,6 @@ def _extractor_id(
     }
     if adapters is not None:  # where there are none, the hash is what it was before there could be any
         parts["adapters"] = adapters.digest()
+    if turn is not None:
+        parts["turn"] = asdict(turn)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -3,84 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from lec_guard.detect.bundle import TORCH_ONLY
 from lec_guard.detect.extractor import Backend, Extractor, Features, Tokens
 from lec_guard.detect.pairs import UnreadContextError, check_budget
-from lec_guard.detect.windows import Window
+from lec_guard.detect.turns import Template, Turn
+from lec_guard.detect.windows import Window, Windower
 from lec_guard.errors import BundleError
 
 if TYPE_CHECKING:
     from lec_guard.detect.past import Prefix
-
-_CONTEXT, _TEXT = "lecguardcontext", "lecguardtext"
-"""Placeholders that no template changes or holds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """A chat template without its messages; special tokens in it are what they stand for.
-
-    Attributes:
-        before: What stands before the context.
-        between: What stands between context and text.
-        after: What stands after the text: the end of the turn, and the start of the answer.
-    """
-
-    before: str
-    between: str
-    after: str
-
-    @classmethod
-    def from_chat_template(cls, folder: Path) -> Template:
-        """Make one from a model's chat template; this is done once, when a bundle is made.
-
-        The context is the system message. Where the template has no such role, both are one message of the user,
-        with an empty line between them.
-
-        Args:
-            folder: A folder with a Hugging Face tokenizer that has a chat template.
-
-        Returns:
-            The template.
-
-        Raises:
-            BundleError: If there is no template, or it does not put the text once after the context and apart from it.
-        """
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # a damaged file makes it raise almost anything
-            raise BundleError(f"{folder}: Hugging Face transformers can't load this tokenizer: {error}") from error
-        user = {"role": "user", "content": _TEXT}
-        try:
-            rendered = _render(tokenizer, folder, [{"role": "system", "content": _CONTEXT}, user])
-        except BundleError:
-            rendered = ""
-        # Some templates refuse a system message, others leave it out.
-        if _CONTEXT not in rendered:
-            rendered = _render(tokenizer, folder, [user | {"content": f"{_CONTEXT}\n\n{_TEXT}"}])
-        before, context, rest = rendered.partition(_CONTEXT)
-        between, text, after = rest.partition(_TEXT)
-        parts = (before, between, after)
-        if not (context and between and text) or any(held in part for held in (context, text) for part in parts):
-            raise BundleError(
-                f"{folder}: the chat template does not put the text once after the context and apart from it, so its "
-                f"parts must be given by hand; it makes {rendered!r}"
-            )
-        return cls(*parts)
-
-
-def _render(tokenizer: Any, folder: Path, messages: list[dict[str, str]]) -> str:
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    except Exception as error:  # templates raise what they like, for example where they know no system
-        raise BundleError(f"{folder}: no chat template that takes a context and a text: {error}") from error
 
 
 @runtime_checkable
@@ -183,3 +117,36 @@ class PrefixPairs:
         tokens = [[*windower.text_ids(window), *self._after] for window in windows]
         read = partial(self._backend.features, prefix=context)
         return self._extractor.batched(tokens, read, before=context.tokens)
+
+
+class TurnExtractor(Extractor):
+    """An extractor that reads each window in a turn of a conversation, as the model does that answers it.
+
+    Args:
+        windower: Cuts texts.
+        backend: Runs the model.
+        extractor_id: Hash over everything that fixes the features, whatever the backend.
+        turn: What stands around a text.
+
+    Raises:
+        BundleError: If the backend can't read after a prefix, or the model is no decoder.
+    """
+
+    def __init__(self, windower: Windower, backend: Backend, extractor_id: str, turn: Turn) -> None:
+        super().__init__(windower, backend, extractor_id)
+        if not isinstance(backend, PrefixBackend):
+            raise BundleError(f"this bundle's {TORCH_ONLY}, not on {backend.name}")
+        backend.check_prefix()
+        before, self._after = windower.template_ids([turn.before, turn.after])
+        self._read = partial(backend.features, prefix=backend.prefix(before)) if before else backend.features
+        self._taken = len(before) + len(self._after)
+        most, size = backend.max_positions, windower.spec.size - windower.special + self._taken
+        if most is not None and size > most:
+            raise BundleError(
+                f"turn and window have {size} tokens, and the model reads {most}; make the windows smaller"
+            )
+
+    def features(self, windows: Sequence[Window]) -> Features:
+        """The feature vectors of windows; pooled are the text's tokens and those that stand after it."""
+        tokens = [[*self.windower.text_ids(window), *self._after] for window in windows]
+        return self.batched(tokens, self._read, before=self._taken)

@@ -87,6 +87,21 @@ class Window:
     as_meant: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A window, and where its tokens stand among those of its text.
+
+    Attributes:
+        window: The window.
+        first: The first of its tokens, counted from 0.
+        last: One past the last.
+    """
+
+    window: Window
+    first: int
+    last: int
+
+
 @dataclass(slots=True)
 class Run:
     """Tokens of a stretch of text: ids, where they start and stop, and how many lie before each end of a sentence."""
@@ -263,12 +278,69 @@ class Windower:
         Yields:
             Windows; none where the text holds no token.
         """
-        clean = readable(text)
-        yield from self._cut(self._runs(clean), as_meant=False)
-        for at, block in _blocks(clean) if as_meant else ():
+        yield from self._cut(self._runs(readable(text)), as_meant=False)
+        if as_meant:
+            yield from self.meant_windows(text)
+
+    def meant_windows(self, text: str) -> Iterator[Window]:
+        """The windows of a text as it is meant, where that is not as it is.
+
+        Args:
+            text: Any Python string.
+
+        Yields:
+            Windows; none for most texts.
+        """
+        for at, block in _blocks(readable(text)):
             view = meant(block)
             if view is not None:
                 yield from self._cut([self.seen(view, at)], as_meant=True)
+
+    def run(self, text: str) -> Run:
+        """All tokens of a text, as it is and uncut.
+
+        Args:
+            text: Any Python string.
+
+        Returns:
+            Them, with offsets into the text.
+        """
+        whole = Run()
+        for run in self._runs(readable(text)):
+            whole.add(run)
+        return whole
+
+    def run_of(self, ids: list[int], starts: list[int], stops: list[int], text: str) -> Run:
+        """Tokens of a text that somebody else made, such as a model that wrote it.
+
+        Args:
+            ids: Token ids, without the special ones.
+            starts: Where in the text each begins; never falls.
+            stops: Where it ends.
+            text: The text.
+
+        Returns:
+            The same as `run` gives them.
+        """
+        ends = (bisect.bisect_left(starts, end.end()) for end in _SENTENCE_END.finditer(text))
+        return Run(ids, starts, stops, list(dict.fromkeys(ends)))
+
+    def placed(self, run: Run) -> Iterator[Placed]:
+        """The windows of a text as it is, with the tokens that are theirs.
+
+        Args:
+            run: All tokens of the text.
+
+        Yields:
+            Windows in their order; none where there is no token.
+        """
+        count = len(run.ids)
+        cut = Cut(self, as_meant=False)
+        # Where a token's place is its number, a window's span is that of its tokens.
+        for window in (*cut.add(Run(run.ids, [*range(count)], [*range(1, count + 1)], run.ends)), *cut.close()):
+            first, last = window.span
+            span = min(run.starts[first:last]), max(run.stops[first:last])
+            yield Placed(Window(window.ids, span, window.unknown, as_meant=False), first, last)
 
     def seen(self, view: View, at: int) -> Run:
         """Tokens of a stretch of text as it is meant.

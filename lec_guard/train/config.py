@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from lec_guard.detect.turns import Role
 from lec_guard.detect.windows import WindowSpec
 from lec_guard.errors import PolicyError, UnsupportedValueError
 from lec_guard.policy.document import Document, KeyPath, read_document
@@ -138,6 +139,9 @@ class TrainConfig(DataConfig):
 
     Attributes:
         model: A folder with a Hugging Face model; None takes the embedded detector's.
+        turn: Whose turn of a conversation the texts are read in, by the model's chat template, with their contexts
+            before them: of a user's text the system message, of an answer (`assistant`) the request. So a decoder's
+            states are those that it has while it answers. None: texts are read by themselves.
         layers: The layers to try, 0 for the embeddings; None takes all.
         poolings: The poolings to try; None takes mean and max, and of decoders the last token too.
         sizes: How many examples the learning curves are fitted to.
@@ -146,6 +150,7 @@ class TrainConfig(DataConfig):
     """
 
     model: Path | None = None
+    turn: Role | None = None
     layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
     poolings: Annotated[tuple[TrainPooling, ...], Field(min_length=1)] | None = None
     sizes: Annotated[tuple[Annotated[int, Field(gt=1)], ...], Field(min_length=1)] = (

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from lec_guard.detect.extractor import Block, Extractor
+from lec_guard.detect.pairs import Kept, PairReader, UnreadContextError
 from lec_guard.detect.windows import Window
 from lec_guard.errors import UnsupportedValueError
 from lec_guard.train.fit import Floats, Ints
@@ -162,12 +163,55 @@ class ContextFeatures:
         return self.features.means(blocks)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contexts(Generic[Kept]):
+    """What each text is read with, where that is no input of its own but stands before the text.
+
+    Attributes:
+        of_texts: That of each text; None, or an empty one, for none.
+        reader: Reads texts with it; its features are as wide as those of texts alone.
+    """
+
+    of_texts: Sequence[str | None]
+    reader: PairReader[Kept]
+
+    def features(self, extractor: Extractor, owner: Ints, windows: Sequence[Window]) -> Floats:
+        """Features of windows, each read with the context of its text.
+
+        Args:
+            extractor: Reads those without one.
+            owner: The text of each window, `[windows]`.
+            windows: The windows.
+
+        Returns:
+            `[windows, width]`.
+
+        Raises:
+            UnsupportedValueError: If a context can't be read whole.
+        """
+        rows: dict[str, list[int]] = {}
+        for row, text in enumerate(owner.tolist()):
+            rows.setdefault(self.of_texts[text] or "", []).append(row)
+        found = np.empty((len(windows), extractor.backend.width), np.float32)
+        for context, own in rows.items():
+            some = [windows[row] for row in own]
+            if not context or context.isspace():
+                found[own] = extractor.features(some)
+                continue
+            try:
+                found[own] = self.reader.features(some, found[own], self.reader.read(context))
+            except UnreadContextError as error:
+                raise UnsupportedValueError(f"text {owner[own[0]]} (from 0): {error}") from None
+        return found
+
+
 def collect(
     extractor: Extractor,
     texts: Sequence[str],
     folder: Path,
     *,
     blocks: Sequence[Block],
+    contexts: Contexts[Any] | None = None,
     sources: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Features:
@@ -181,6 +225,7 @@ def collect(
         texts: The texts.
         folder: Where the features go; made where it is missing.
         blocks: What the extractor's feature vectors are made of.
+        contexts: What texts are read with; None: all are read alone.
         sources: What errors call each text; None names it by its position.
         progress: Called after each chunk with characters read and characters in all, to which time is proportional.
 
@@ -204,14 +249,14 @@ def collect(
         "blocks": [asdict(block) for block in blocks],
         "extractor_id": extractor.extractor_id,
         "texts": len(texts),
-        "texts_sha256": _hash(texts),
+        "texts_sha256": _hash(texts if contexts is None else [*texts, *(one or "" for one in contexts.of_texts)]),
     }
     found = _described(folder)
     if found is None:
         found = {**asked, "windows": 0, "complete": False}
     _check_same(folder, found, asked)
     if not found["complete"]:
-        _go_on(extractor, texts, folder, tuple(blocks), found, sources, progress)
+        _go_on(extractor, texts, folder, tuple(blocks), found, contexts, sources, progress)
     return Features.read(folder)
 
 
@@ -277,6 +322,7 @@ def _go_on(
     folder: Path,
     blocks: tuple[Block, ...],
     state: dict[str, Any],
+    contexts: Contexts[Any] | None,
     sources: Sequence[str] | None,
     progress: Progress | None,
 ) -> None:
@@ -289,7 +335,8 @@ def _go_on(
         owners = opened.enter_context(_File(folder / _OWNER, whole, (), done))
         for chunk in _chunks(_windows(extractor, texts, owners.rows()), extractor.backend.width):
             owner = np.array([text for text, _ in chunk], np.int64)
-            features = extractor.features([window for _, window in chunk])
+            windows = [window for _, window in chunk]
+            features = extractor.features(windows) if contexts is None else contexts.features(extractor, owner, windows)
             _check_finite(features, owner, blocks, sources)
             for number, file in enumerate(files):
                 file.add(features[:, number * width : (number + 1) * width])

@@ -28,6 +28,8 @@ from lec_guard.detect.bundle import (
     OnnxBase,
     PackageBase,
     PathBase,
+    PrefixPairs,
+    ReadInTurn,
     Windows,
     hash_files,
     packaged_weights,
@@ -37,6 +39,7 @@ from lec_guard.detect.bundle import (
 from lec_guard.detect.extractor import Block, Extractor
 from lec_guard.detect.heads import HeadStack
 from lec_guard.detect.prune import load_pruned
+from lec_guard.detect.turns import Template, Turn
 from lec_guard.errors import BundleError, UnsupportedValueError
 from lec_guard.step import Stage
 from lec_guard.train.bars import Bar, stage_bars, write_policy
@@ -44,7 +47,7 @@ from lec_guard.train.calibrate import PRIOR, Aggregation, best_of
 from lec_guard.train.config import TrainConfig, TrainPooling
 from lec_guard.train.data import Dataset, read_dataset
 from lec_guard.train.families import family_names, held_out
-from lec_guard.train.features import Features, collect, collect_contexts
+from lec_guard.train.features import Contexts, Features, collect, collect_contexts
 from lec_guard.train.fit import Columns, Floats, Ints
 from lec_guard.train.head import FittedHead, fit_head
 from lec_guard.train.paired import FEWEST, Paired, fit_paired
@@ -232,9 +235,11 @@ def train(config: TrainConfig, out: Path, *, progress: Progress = lambda _what, 
         layers = _layers(config, deepest)
         poolings = config.poolings or poolings_of(folder)
         blocks = [Block(layer, pooling) for layer in layers for pooling in poolings]
-        extractor = Extractor.load(folder, blocks=blocks, window=config.window.spec)
+        turn = None if config.turn is None else Turn.from_chat_template(folder, config.turn)
+        template = None if config.turn is None else Template.from_chat_template(folder, config.turn)
+        extractor = Extractor.load(folder, blocks=blocks, window=config.window.spec, turn=turn)
     with clock.part("features") as done:
-        features = _features(extractor, texts, work, blocks, done)
+        features = _features(extractor, texts, work, blocks, done, template)
     bags, notes = texts.bags(features), list(texts.notes)
     with clock.part("learning curves") as done:
         curves = _curves(config, texts, features, work, done)
@@ -261,10 +266,19 @@ def train(config: TrainConfig, out: Path, *, progress: Progress = lambda _what, 
             labels=texts.dataset.labels,
             c=chosen.penalty,
         )
-        final = Extractor.load(folder, blocks=chosen.blocks, window=config.window.spec)
-        paired, why = _with_context(texts, own, final, folder, work, chosen, bags, config.head)
+        final = Extractor.load(folder, blocks=chosen.blocks, window=config.window.spec, turn=turn)
+        paired: Paired | None = None
+        why: list[str] = []
+        if template is None:
+            paired, why = _with_context(texts, own, final, folder, work, chosen, bags, config.head)
         notes += why
     pair_head = paired.head if paired is not None else None
+    pairs: MeetingPairs | PrefixPairs | None = None
+    if template is not None:  # one head reads texts with and without, because the states know of the context
+        pair_head = fitted
+        pairs = PrefixPairs(kind="prefix", **asdict(template), heads=(fitted.spec,))
+    elif paired is not None and pair_head is not None:
+        pairs = MeetingPairs(kind="meeting", parts=paired.parts, heads=(pair_head.spec,))
     write_bundle(
         out,
         BundleSpec(
@@ -276,10 +290,10 @@ def train(config: TrainConfig, out: Path, *, progress: Progress = lambda _what, 
             blocks=stored(chosen.blocks),
             window=Windows(**asdict(config.window.spec)),
             extractor_id=final.extractor_id,
+            format=3 if turn is None else 5,
+            turn=None if turn is None else ReadInTurn(**asdict(turn)),
             heads=(fitted.spec,),
-            pairs=None
-            if paired is None or pair_head is None
-            else MeetingPairs(kind="meeting", parts=paired.parts, heads=(pair_head.spec,)),
+            pairs=pairs,
             heads_sha256="0" * 64,
         ),
         Learned(stack_of([fitted]), None if pair_head is None else stack_of([pair_head])),
@@ -435,14 +449,26 @@ def _is_decoder(folder: Path) -> bool:
 
 
 def _features(
-    extractor: Extractor, texts: _Texts, work: Path, blocks: list[Block], done: Callable[[float], None]
+    extractor: Extractor,
+    texts: _Texts,
+    work: Path,
+    blocks: list[Block],
+    done: Callable[[float], None],
+    template: Template | None = None,
 ) -> Features:
-    examples = texts.dataset.examples
+    examples, contexts = texts.dataset.examples, None
+    if template is not None:
+        # Imported here: only decoders need it.
+        from lec_guard.detect import prefix
+
+        reader = prefix.PrefixPairs(extractor, template, budget=None)
+        contexts = Contexts(of_texts=[example.context for example in examples], reader=reader)
     features = collect(
         extractor,
         [example.text for example in examples],
         work / "features",
         blocks=blocks,
+        contexts=contexts,
         sources=[example.source for example in examples],
         progress=lambda read, total: done(read / max(total, 1)),
     )
@@ -515,7 +541,7 @@ def _with_context(
     if not any(contexts):
         return None, []
     if _is_decoder(folder):
-        return None, ["contexts were not read: with a decoder they would have to stand before the text"]
+        return None, ["contexts were not read: a decoder reads them before the text, in a turn: give --turn"]
     found = collect_contexts(extractor, contexts, work / "contexts", blocks=chosen.blocks)
     paired = fit_paired(
         own,

@@ -181,7 +181,7 @@ def test_heads_of_another_width_are_refused(root: Path) -> None:
         ({"code": "import os"}, "code"),
         ({"format": 1}, "format"),
         ({"format": 2}, "format"),
-        ({"format": 5}, "format"),
+        ({"format": 6}, "format"),
         ({"name": "../up"}, "name"),
         ({"layers": 2}, "layers"),
         ({"blocks": []}, "blocks"),
@@ -212,14 +212,14 @@ def test_wrong_description_is_refused_by_its_key(root: Path, changes: dict[str, 
     assert str(caught.value).startswith(f"{root / 'bundle' / 'detector.json'}: {named}: ")
 
 
-@pytest.mark.parametrize("version", [1, 2, 5])
+@pytest.mark.parametrize("version", [1, 2, 6])
 def test_another_format_is_told_with_what_to_do(root: Path, version: int) -> None:
     # As the format before this one had it: the first thing that is wrong is not the thing to mend.
     edit_spec(root / "bundle", format=version, window={"size": 16, "stride": 7}, pairs=None)
     with pytest.raises(BundleError) as caught:
         read_bundle(root / "bundle")
     assert str(caught.value) == (
-        f"{root / 'bundle' / 'detector.json'}: format: {version}, but this version of lec-guard reads 3 and 4; "
+        f"{root / 'bundle' / 'detector.json'}: format: {version}, but this version of lec-guard reads 3, 4 and 5; "
         "fetch or fit the bundle again"
     )
 

@@ -28,12 +28,18 @@ class TorchBackend:
         blocks: The layers and poolings that make up a feature vector, in order.
         gates: The learned queries of gated poolings, `[gates, width of a state]`; None where there are none.
         dtype: What the model computes in; pooling is in float32 always.
+        device: Where; None takes a GPU where torch sees one.
     """
 
     def __init__(
-        self, model: PrunedModel, blocks: Sequence[Block], gates: Features | None = None, dtype: Dtype = "fp32"
+        self,
+        model: PrunedModel,
+        blocks: Sequence[Block],
+        gates: Features | None = None,
+        dtype: Dtype = "fp32",
+        device: torch.device | None = None,
     ) -> None:
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.name = f"torch-{dtype}" if self._device.type == "cpu" else f"torch-{dtype}-{self._device.type}"
         self.pad_id = model.pad_id
         self.width = model.width * len(blocks)
