@@ -43,7 +43,7 @@ format: .venv/ready
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lec-guard needs Python 3.11 or newer; try: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	@echo "== installing lec-guard and its tools, pinned by constraints.txt"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cli,embedded,haystack,langchain,litellm,llama-index,mcp,onnx,openai-agents,otel,pii,policies,prometheus,queue,ray,serve,train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cli,embedded,haystack,langchain,litellm,llama-index,mcp,onnx,openai-agents,otel,pii,policies,prometheus,queue,ray,serve,train,tune,dev]'
 	@touch $@
 
 # Not a stamp: a .venv may outlive the system that it was made on, and to look takes no time.

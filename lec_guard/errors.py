@@ -15,7 +15,8 @@ LecGuardError
 
 Where only one room can fail in a way, it has a kind for that: `UneditableError` (an edit that can't be made in a value)
 of `chain`; `QueueError`, `WebhookError` and `OpinionError` of `act`, which `on_error` follows; `RefusedByServer` of
-`detect`; `AugmentError` of `train`. `CircuitOpen` is raised where another service is left alone for a while.
+`detect`; `AugmentError` and `TuneError` of `train`. `CircuitOpen` is raised where another service is left alone for a
+while.
 
 All of them can be pickled, so that they survive process pools and Ray.
 """

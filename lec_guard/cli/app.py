@@ -13,6 +13,8 @@ from lec_guard.cli.check import check
 from lec_guard.cli.distil import distil
 from lec_guard.cli.evaluate import evaluate
 from lec_guard.cli.init import init
+from lec_guard.cli.pii_data import pii_data
+from lec_guard.cli.pii_eval import pii_eval
 from lec_guard.cli.policy.cases import run_cases
 from lec_guard.cli.policy.check import check_folder
 from lec_guard.cli.policy.diff import compare_policies
@@ -22,6 +24,7 @@ from lec_guard.cli.probe import probe
 from lec_guard.cli.scan import scan_table
 from lec_guard.cli.serve import serve
 from lec_guard.cli.train import train
+from lec_guard.cli.tune import tune
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,6 +38,9 @@ app.command("train")(train)
 app.command("distil")(distil)
 app.command("eval")(evaluate)
 app.command("augment")(augment)
+app.command("pii-data")(pii_data)
+app.command("tune")(tune)
+app.command("pii-eval")(pii_eval)
 app.command("bench")(bench)
 app.command("serve")(serve)
 app.command("scan")(scan_table)
