@@ -143,7 +143,7 @@ class ProtectedRunnable(BatchRunnable):
         with hushed_context():
             try:
                 if begun.tokens:
-                    held = iter(_put_back(list(held), begun.tokens))
+                    held = iter(put_back(list(held), begun.tokens))
                 for chunk in held:
                     yield self._passing(chunk, request)
             finally:
@@ -168,7 +168,7 @@ class ProtectedRunnable(BatchRunnable):
         with hushed_context():
             try:
                 if begun.tokens:
-                    held = _each(_put_back([chunk async for chunk in held], begun.tokens))
+                    held = _each(put_back([chunk async for chunk in held], begun.tokens))
                 async for chunk in held:
                     yield self._passing(chunk, request)
             finally:
@@ -278,8 +278,19 @@ def _restored(reading: Reading | StreamReading, tokens: Mapping[str, str]) -> An
         return error
 
 
-def _put_back(held: list[Any], tokens: Mapping[str, str]) -> list[Any]:
-    """A whole stream with what the tokens of its request stand for."""
+def put_back(held: list[Any], tokens: Mapping[str, str]) -> list[Any]:
+    """A whole stream with what the tokens of its request stand for.
+
+    Args:
+        held: Its chunks as they may go on, perhaps with a `Stopped` at the end.
+        tokens: What stands in the request -> what it stands for.
+
+    Returns:
+        New chunks.
+
+    Raises:
+        UneditableError: If it can't be put there.
+    """
     if not held or isinstance(held[-1], Stopped):
         return held
     chunks: list[Any] = given(_restored(read_stream(held, "output"), tokens))

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from lec_guard.errors import UnsupportedValueError
 from lec_guard.generate.mixing import Guidance
+from lec_guard.generate.states import uncaught
 
 _ELSEWHERE = ("assistant_model", "prompt_lookup_num_tokens", "guidance_scale", "negative_prompt_ids", "inputs_embeds")
 """Ways of `generate` that go past two prompts, or would guide a second time."""
@@ -223,7 +224,8 @@ class GuidedCausalLM(torch.nn.Module, GenerationMixin):
         if self.guidance.sequential:
             beside = past_key_values.negative if isinstance(past_key_values, _Beside) else None
             first = self._logits(input_ids, attention_mask, past_key_values)
-            second = self._logits(other_ids, other_mask, beside)
+            with uncaught():
+                second = self._logits(other_ids, other_mask, beside)
         else:
             both = self._logits(
                 torch.cat([input_ids, other_ids]), torch.cat([attention_mask, other_mask]), past_key_values

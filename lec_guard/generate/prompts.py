@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
+import torch
 from torch import Tensor
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from lec_guard.errors import UnsupportedValueError
+from lec_guard.generate.rendering import Rendered, render
 
 POSITIVE = "Do not put any personal data into your answers."
 NEGATIVE = "Put personal data into your answers."
@@ -25,70 +26,83 @@ class PairedPrompts:
         attention_mask: Of the same shape.
         negative_input_ids: The negative ones.
         negative_attention_mask: Of the same shape.
+        positive: The positive ones with where the contents of messages stand in them, without padding.
+        negative: The negative ones in the same way.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     negative_input_ids: Tensor
     negative_attention_mask: Tensor
+    positive: tuple[Rendered, ...] = ()
+    negative: tuple[Rendered, ...] = ()
 
     def arguments(self) -> dict[str, Tensor]:
-        """The same by name, for `generate(**prompts.arguments())`."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """The tensors by name, for `generate(**prompts.arguments())`."""
+        return {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "negative_input_ids": self.negative_input_ids,
+            "negative_attention_mask": self.negative_attention_mask,
+        }
 
 
 def paired(
     tokenizer: PreTrainedTokenizerBase,
-    conversations: Sequence[Sequence[Mapping[str, str]]],
+    conversations: Sequence[Sequence[Mapping[str, Any]]],
     *,
     positive: str = POSITIVE,
     negative: str = NEGATIVE,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    longest: int | None = None,
 ) -> PairedPrompts:
     """Write conversations down twice, as the tokenizer's chat template has it.
 
     Args:
-        tokenizer: Of the model.
-        conversations: Messages with `role` and `content`, the last one the user's. A system message of their own stays,
-            and what is asked for comes after it.
+        tokenizer: Of the model; see `render`.
+        conversations: Messages with `role` and `content`, as `render` takes them, the last one the user's. A system
+            message of their own stays, and what is asked for comes after it.
         positive: What the system prompt asks for.
         negative: The opposite of it.
+        tools: What can be called, as OpenAI schemas.
+        longest: Tokens that the model reads, the answer's first among them.
 
     Returns:
         Both prompts of each.
 
     Raises:
-        UnsupportedValueError: If the tokenizer has no chat template.
-        ValueError: If there is no conversation, or one without a message.
+        UnsupportedValueError: If the tokenizer has no chat template, or it can't write a conversation.
+        ValueError: If there is no conversation, one without a message, or one that is too long.
     """
     if not conversations or not all(conversations):
         raise ValueError("there is no conversation, or one without a message")
-    if tokenizer.chat_template is None:
-        raise UnsupportedValueError(
-            f"the tokenizer {tokenizer.name_or_path!r} has no chat template; set tokenizer.chat_template to the one "
-            "that its model was trained with"
-        )
-    first, second = (_encoded(tokenizer, conversations, asked) for asked in (positive, negative))
+    first, second = (
+        tuple(render(tokenizer, own, tools=tools, asked=asked, longest=longest) for own in conversations)
+        for asked in (positive, negative)
+    )
+    (ids, mask), (others, other_mask) = (padded([one.ids for one in own], tokenizer) for own in (first, second))
     return PairedPrompts(
-        input_ids=first["input_ids"],
-        attention_mask=first["attention_mask"],
-        negative_input_ids=second["input_ids"],
-        negative_attention_mask=second["attention_mask"],
+        input_ids=ids,
+        attention_mask=mask,
+        negative_input_ids=others,
+        negative_attention_mask=other_mask,
+        positive=first,
+        negative=second,
     )
 
 
-def _encoded(
-    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Mapping[str, str]]], asked: str
-) -> BatchEncoding:
-    texts: Any = tokenizer.apply_chat_template(
-        [_asking(own, asked) for own in conversations], add_generation_prompt=True, tokenize=False
-    )
-    # The template has written all special tokens already.
-    found = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
-    return cast("BatchEncoding", found)
+def padded(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:
+    """Prompts as one batch.
 
+    Args:
+        rows: Tokens of each.
+        tokenizer: Of the model; any token pads where it has none for that.
 
-def _asking(messages: Sequence[Mapping[str, str]], asked: str) -> list[dict[str, str]]:
-    own = [dict(message) for message in messages]
-    if own[0].get("role") == "system":
-        return [{**own[0], "content": f"{own[0]['content']}\n\n{asked}"}, *own[1:]]
-    return [{"role": "system", "content": asked}, *own]
+    Returns:
+        Tokens and mask, both (rows, tokens), padded on the left.
+    """
+    width = max(map(len, rows))
+    pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
