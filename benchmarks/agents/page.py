@@ -37,7 +37,8 @@ the result fails.
 
 _NOTE = """
 The {runs} runs are {attacks} texts, each in {places} places: of other attacks they say little. No interval is given,
-since runs with one text are not independent. Where a task is stopped without an attack, too, it counts as blocked here.
+since runs with one text are not independent. The detector learnt from none of them, but from other orders of
+ours. Where a task is stopped without an attack, too, it counts as blocked here.
 {missed}
 """
 

@@ -368,19 +368,24 @@ _SAYS = """## What it says
 
 - **How much the tuning learns from decides.** A sixteenth, a quarter and all of the texts took {minutes} minutes of a
   busy core; the shipped layers learnt from twelve times as many steps, in 41 minutes on two. The first quarter brings
-  next to nothing, what follows brings most, and nothing levels off yet: what the recipe needs for more is more families
-  of attacks and several times the minutes, before it needs another encoder. Layers by themselves (the last table) are
-  no way there: none of the six is much better than the fourth, and the last one is worse.
-- **Pays:** planted instructions (most, and for prompts too), harmless twins, other languages, and the benign tail,
-  above all where documents are read.
-- **Is not told apart from noise at this size:** the term for low rates, attacks of our own, windows of 256 tokens
-  (which read more tokens in more steps), and a bare maximum, on texts as short as these; on long ones it hurts (the
-  model card has lengths).
+  little, what follows brings most, and recall does not level off yet (the AUC of `safety` does): more families of
+  attacks and more minutes should bring more. Another encoder was not tried. Layers as they are (by layer) are no way
+  there: of the second to the sixth none beats the fourth for all three heads; later ones read documents better, and
+  prompts worse.
+- **TF-IDF** on the same few texts is as good for prompts as the small tunings, and worse for documents and for unsafe
+  texts of held-out families. The shipped layers are better than it, but learnt from far more.
+- **Pays, on held-out families:** planted instructions (most, and for prompts too); less surely harmless twins, other
+  languages and the benign tail, for prompts by 7 to 10 points of recall at 5%. On eval/ none of it shows for prompts:
+  whatever is left out, recall at 5% is 0.33 to 0.36, and 0.35 with all of it.
+- **Is not told apart from noise at this size:** the term for low rates; attacks of our own, for prompts; a bare maximum
+  over windows (nor on long texts: top 1 in the model card); windows of 256 tokens, which read more tokens in more
+  steps, but for unsafe texts on eval/, of which they find half as many.
 - **Does not pay:** soft labels; what layers that have not seen the tail take for attacks in place of a draw of it;
   adapters at a part of their weight. None of them is in the shipped bundle.
-- **N-grams** of characters beside the layers pay for prompts and for nothing else, beside the shipped layers as well,
+- **N-grams** of characters beside the layers pay for prompts and for little else, beside the shipped layers as well,
   with heads that are fitted to as few texts as here. They are not shipped: a bundle has no place for them yet.
-- Indirect injection on eval/ is two families here, and tells little.
+- **Documents** are one family on either side, and tell little: on the held-out one AUC is lower without any of the
+  ingredients but the term for low rates, on the other one it goes up and down with nothing that we know of.
 """
 
 _TOP = f"""# What each ingredient is worth
@@ -391,7 +396,9 @@ Short tunings on two cores or fewer: {MOST} public texts of a set and label, {PL
 each kind of the tail, and {SHARE:.0%} of all that; they differ in one thing each. Heads on layer 4. In each cell macro
 AUC, then recall at 1% and at 5% of false alarms, families counting alike; families that nothing learnt from. *held* are
 those that are held out of `train/`, by which choices are made; *eval* is for measuring. One run each, {MEASURED} texts
-of a set and label, none of more than {LONGEST:,} characters: differences of some hundredths are noise.
+of a set and label, none of more than {LONGEST:,} characters: differences of some hundredths are noise. Few attacks are
+left so: for `injection` 101 of two held-out families and 236 of five of eval/, for `indirect_injection` 17 of one and
+60 of one, for `safety` 215 of four and 471 of eight.
 
 """
 

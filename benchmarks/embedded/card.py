@@ -37,9 +37,10 @@ policy it stops the share of unseen attacks that the tables below show. {context
 **What it is bad at**, in plain words. Attacks that argue, or spread over many sentences, with no sentence that stands
 out. A harmful step that poses as one of a manual's own. Fragments: a trigger phrase alone (`system prompt`) is stopped,
 and so is an emphatic but harmless order in a manual. Unsafe answers: it stops few of them. Harmful requests in polite
-or technical words. Self-harm and sexual statements: there is little of them in what it learnt from. Hate without a
-slur, and harmless statements about groups, which it stops more often than other harmless talk. Other languages: it
-learnt attacks in 24 of them from short texts of our own, and a small English model reads most of them badly.
+or technical words. An override and a harmful request in one sentence, which can score lower than either alone.
+Self-harm and sexual statements: there is little of them in what it learnt from. Hate without a slur, and harmless
+statements about groups, which it stops more often than other harmless talk. Other languages: it learnt attacks in 21 of
+them from short texts of our own, and a small English model reads most of them badly.
 
 ## How it was made
 
@@ -74,18 +75,19 @@ the root of its size; of an attacked text its highest window stands for it (MI-S
 held-out family keeps the rate, of third-party texts {most_families:.0%} of them; and where their mean does.
 
 On the held-out families, for each head's features and penalty (macro AUC; the first of a head is what it has; ranked
-by AUC and recall at 5%):
+by AUC and recall at 5%; before anything is taken off for length):
 
 {sweep}
 
-With the chosen ones:
+With the chosen ones, as they are shipped, what many windows give by chance taken off (below). Harmful families that are
+held out are few, and for documents there is one:
 
 {left_out}
 
 A learned gate (attention over the tokens of a window, `python -m benchmarks.embedded.gate`, {most} texts of a set and
 label, layer {gate_layer}; measured on frozen layers, when windows had up to 256 tokens and were judged in parts of 64)
-against mean and max: mean AUC over left-out families, and the gain with its standard error. The gains are of the size
-of their errors, so no head uses one:
+against mean and max: mean AUC over left-out families, and the gain with its standard error. The gates' gains are less
+than twice their errors, so no head uses one:
 
 {gates}
 
@@ -111,7 +113,8 @@ among many: the more there are, the further it has to stand out.
 
 Attacks against benign texts, both of families that the head was not fitted on, each family counting alike.
 Intervals: bootstrap over families (recall) or texts (AUC), 95%. *length* and *TF-IDF* are logistic regressions on the
-same rows. One family of indirect attacks is no basis for a claim; it is what there is.
+same rows. One family of indirect attacks is no basis for a claim; it is what there is. TF-IDF is near the head: for
+prompts and for unsafe texts the intervals overlap.
 
 {overall}
 
@@ -149,7 +152,7 @@ both look like what the heads look for. Mail, tables, word problems and logs are
 
 {long_texts}
 
-One sentence of attack, our own, in a harmless text:
+One sentence of attack, our own, in a harmless text. Where the text is blocked without any, the row says nothing:
 
 {hidden}
 
@@ -431,7 +434,7 @@ def main() -> None:
             ],
         ),
         left_out=table(
-            ["head", "learnt from", "harmful", "held out", "harmful", "mean AUC", "recall at 1% FPR", "at 5%"],
+            ["head", "learnt from", "harmful", "held out", "harmful", "families", "mean AUC", "recall at 1%", "at 5%"],
             [
                 [
                     n,
@@ -439,6 +442,7 @@ def main() -> None:
                     str(fit[n]["positives"]),
                     str(fit[n]["held_texts"]),
                     str(fit[n]["held_positives"]),
+                    str(len(fit[n]["left_out_family_auc"])),
                     f"{fit[n]['mean_left_out_family_auc']:.3f}",
                     *(f"{fit[n]['macro_recall_out_of_family'][r]:.2f}" for r in ("0.01", "0.05")),
                 ]

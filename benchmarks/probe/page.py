@@ -24,8 +24,9 @@ Everything on this page is written by that command. All agents are the same one 
 middleware that summarises), and all get the same attack, which the guard's policy blocks at every stage and
 `PIIMiddleware` is given a regular expression for: so this is about what a guard gets to see, and when, and not about
 how well it detects. Each path is first run with a harmless text; where that does not arrive, nothing can be told
-(`unreached`). Our targets take system messages for a caller's (`system_messages="judged"`); a guard that is not told so
-takes them for the operator's own, and does not judge them.
+(`unreached`). Of a summary, in which the attack stands among other words, that policy may say less (`judged`). Our
+targets take system messages for a caller's (`system_messages="judged"`); a guard that is not told so takes them for the
+operator's own, and does not judge them.
 
 What leaks by `astream_events` in `pipe` is LangChain's own telling of the model, which no step behind it can hold back:
 use `guard.protect(model)`. `protected_agent` guards what goes into an agent and what comes out; for its tools use

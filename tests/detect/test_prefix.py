@@ -21,8 +21,8 @@ from lec_guard.detect.heads import HeadSpec
 from lec_guard.detect.pairs import KEY_SHARE, ContextCache, PairHeads, UnreadContextError
 from lec_guard.detect.past import Prefix
 from lec_guard.detect.prefix import PrefixPairs
-from lec_guard.detect.turns import Template
 from lec_guard.detect.prune import load_pruned
+from lec_guard.detect.turns import Template
 from lec_guard.detect.windows import Window, Windower, WindowSpec
 from lec_guard.errors import BundleError
 from tests.detect.by_hand import side_by_side

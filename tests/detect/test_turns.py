@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -77,7 +75,9 @@ def test_a_turn_is_part_of_what_heads_are_bound_to(qwen2):
 def test_a_turn_that_leaves_no_room_for_a_window_is_told(qwen2):
     turn = Turn.from_chat_template(qwen2.folder / "model", "user")
     with pytest.raises(BundleError, match="turn and window have 66 tokens, and the model reads 64"):
-        Extractor.load(qwen2.folder / "model", blocks=BLOCKS, window=WindowSpec(size=64, stride=32, least=10), turn=turn)
+        Extractor.load(
+            qwen2.folder / "model", blocks=BLOCKS, window=WindowSpec(size=64, stride=32, least=10), turn=turn
+        )
 
 
 def test_a_detector_reads_both_forms_with_one_head(qwen2):
