@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,14 @@ from lec_guard.detect.prune import PrunedModel, owned_stack
 from lec_guard.detect.turns import Role, Template
 from lec_guard.detect.windows import Windower
 from lec_guard.errors import BundleError, DetectorError
+
+_PROBES = (
+    "The 1st of 23 letters, written in 1984; it's Anna's.",
+    "  two  spaces,\n\n\ta tab, CAPITALS and camelCase",
+    "caf\u00e9 cafe\u0301 na\u00efve \u00df \ufb01 \u4f60\u597d \u0442\u0435\u043a\u0441\u0442 \U0001f642",
+    "x_y-z/w@v.example (and so on): [1, 2] {3}",
+)
+"""Texts that show how words, digits, spaces, marks and characters of other scripts are taken."""
 
 _DTYPES: dict[torch.dtype, Dtype] = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
@@ -165,12 +172,15 @@ def _twin(module: torch.nn.Module) -> Any:
 
 
 def _same_tokenizer(content: bytes, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether texts become the same tokens; padding and the like may differ."""
+    """Whether texts become the same tokens: of one tokenizer, transformers writes the same in several ways."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return False
-    theirs, own = (json.loads(one.to_str()) for one in (Tokenizer.from_str(content.decode()), backend))
-    return all(theirs.get(key) == own.get(key) for key in ("model", "normalizer", "pre_tokenizer"))
+    own = Tokenizer.from_str(content.decode())
+    return own.get_vocab() == backend.get_vocab() and all(
+        own.encode(text, add_special_tokens=False).ids == backend.encode(text, add_special_tokens=False).ids
+        for text in _PROBES
+    )
 
 
 def _checked(path: Path, expected: str) -> bytes:
