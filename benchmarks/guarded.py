@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -27,9 +27,9 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from lec_guard import Guard
 from lec_guard.bench.machine import processor
+from lec_guard.detect.backends.torch import Dtype
 from lec_guard.detect.bundle import (
     BundleSpec,
-    FeatureBlock,
     Learned,
     PathBase,
     PrefixPairs,
@@ -39,12 +39,13 @@ from lec_guard.detect.bundle import (
     write_bundle,
 )
 from lec_guard.detect.extractor import Block, Extractor
-from lec_guard.detect.heads import HeadSpec, HeadStack
+from lec_guard.detect.heads import HeadSpec, HeadStack, Matrix
 from lec_guard.detect.turns import Role, Template, Turn
 from lec_guard.detect.windows import WindowSpec
 from lec_guard.generate.detector import InsideDetector
 from lec_guard.generate.guarded import GuardedCausalLM
 from lec_guard.generate.rendering import render
+from lec_guard.train.trainer import stored
 
 RESULT = Path(__file__).parent / "results" / "guarded.json"
 PROMPT, WRITTEN, ROUNDS, LAYER = 120, 24, 11, 12
@@ -155,27 +156,64 @@ def _model(folder: Path) -> tuple[Any, PreTrainedTokenizerFast]:
 
 
 def _bundle(work: Path, role: Role) -> Path:
-    folder, block = work / "model", FeatureBlock(layer=LAYER, pooling="mean")
-    turn, template = Turn.from_chat_template(folder, role), Template.from_chat_template(folder, role)
-    extractor = Extractor.load(folder, blocks=[Block(LAYER, "mean")], window=WINDOW, turn=turn, dtype="bf16")
-    spec = HeadSpec(name=_HEADS[role], kind="binary", labels=("harmful",))
-    weight = np.random.default_rng(0).normal(size=(extractor.backend.width, 1)).astype(np.float32)
-    heads = HeadStack([spec], weight * np.float32(0.01), np.zeros(1, np.float32))
+    weight = np.random.default_rng(0).normal(size=(896, 1)).astype(np.float32) * np.float32(0.01)
+    return write_head(
+        work / role,
+        work / "model",
+        role,
+        _HEADS[role],
+        weight,
+        blocks=[Block(LAYER, "mean")],
+        window=WINDOW,
+        dtype="bf16",
+    )
+
+
+def write_head(
+    folder: Path,
+    model: Path,
+    role: Role,
+    head: str,
+    weight: Matrix,
+    *,
+    blocks: Sequence[Block],
+    window: WindowSpec,
+    dtype: Dtype = "fp32",
+) -> Path:
+    """Write a bundle with a head whose weights are given, bound to a model.
+
+    Args:
+        folder: Where to.
+        model: The model's folder.
+        role: Whose turn it reads.
+        head: Its name.
+        weight: `[features, 1]`.
+        blocks: What it reads.
+        window: How texts are cut.
+        dtype: What the model computes in.
+
+    Returns:
+        The bundle's folder.
+    """
+    turn, template = Turn.from_chat_template(model, role), Template.from_chat_template(model, role)
+    extractor = Extractor.load(model, blocks=blocks, window=window, turn=turn, dtype=dtype)
+    spec = HeadSpec(name=head, kind="binary", labels=("harmful",))
+    heads = HeadStack([spec], weight, np.zeros(1, np.float32))
     described = BundleSpec(
         format=5,
-        name=_HEADS[role],
-        base=PathBase(kind="path", path=str(folder)),
-        files=hash_files(folder),
-        blocks=(block,),
-        window=Windows(**asdict(WINDOW)),
+        name=head,
+        base=PathBase(kind="path", path=str(model)),
+        files=hash_files(model),
+        blocks=stored(blocks),
+        window=Windows(**asdict(window)),
         extractor_id=extractor.extractor_id,
         turn=ReadInTurn(**asdict(turn)),
         heads=(spec,),
         pairs=PrefixPairs(kind="prefix", **asdict(template), heads=(spec,)),
         heads_sha256="0" * 64,
     )
-    write_bundle(work / role, described, Learned(heads, heads))
-    return work / role
+    write_bundle(folder, described, Learned(heads, heads))
+    return folder
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def test_an_estimate_comes_first_and_somebody_has_to_agree(there, monkeypatch):
     assert "give --yes" in found.err
     assert "12,000" in found.out  # Labels: four texts of each instruction, three asks each.
     assert "in all" in found.out
-    monkeypatch.setattr("lec_guard.cli.augment._asked_at_a_terminal", lambda: True)
+    monkeypatch.setattr("lec_guard.cli.terminal.asked_at_a_terminal", lambda: True)
     assert run(*words, stdin="n\n").exit_code == 0
     assert not (there / "made").exists()
 

@@ -82,7 +82,7 @@ def test_what_it_costs_is_shown_and_asked(place: Path, monkeypatch: pytest.Monke
     assert found.exit_code == 2
     assert "nothing was asked yet: give --yes" in found.err
     assert "4 times as much at most" in found.out
-    monkeypatch.setattr("lec_guard.cli.pii_data._asked_at_a_terminal", lambda: True)
+    monkeypatch.setattr("lec_guard.cli.terminal.asked_at_a_terminal", lambda: True)
     assert run(*words, stdin="n\n").exit_code == 0
     assert not (place / "made" / "pairs.jsonl").exists()
     assert run(*words, stdin="y\n").exit_code == 0

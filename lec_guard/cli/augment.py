@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +9,7 @@ import rich.table
 import typer
 
 from lec_guard.cli import data as options
-from lec_guard.cli.terminal import FAILED, INTERRUPTED, cell, console, fail, lines, parts
+from lec_guard.cli.terminal import FAILED, INTERRUPTED, ask_to_go_on, cell, console, fail, lines, parts
 from lec_guard.errors import BundleError, LecGuardError, UnsupportedValueError
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def augment(
         start = Exemplars.read(run)
         _print_estimate(estimate(run, start))
         if not yes:
-            _ask()
+            ask_to_go_on()
         with parts() as progress:
             report = make(run, out, exemplars=start, progress=progress)
     except (UnsupportedValueError, BundleError) as error:
@@ -132,13 +131,6 @@ def _prices(given: list[str]) -> dict[str, dict[str, str]]:
             fail(f"--price {one}: write ROLE=IN/OUT, with a role of {', '.join(_ROLES)}")
         found[role] = {"price_in": price_in, "price_out": price_out}
     return found
-
-
-def _ask() -> None:
-    if not _asked_at_a_terminal():
-        fail("nothing was asked yet: give --yes where nobody can be asked whether the estimate is all right")
-    if not typer.confirm("Go on?", err=True):
-        raise typer.Exit(0)
 
 
 def _print_estimate(found: Estimate) -> None:
@@ -174,7 +166,3 @@ def _print_report(report: Report) -> None:
     for note in report.notes:
         typer.echo(lines(note))
     typer.echo(f"{report.rows:,} rows of {len(report.families):,} families")
-
-
-def _asked_at_a_terminal() -> bool:
-    return sys.stdin.isatty()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import rich.table
 import typer
 
-from lec_guard.cli.terminal import FAILED, INTERRUPTED, cell, console, fail, lines, parts
+from lec_guard.cli.terminal import FAILED, INTERRUPTED, ask_to_go_on, cell, console, fail, lines, parts
 from lec_guard.errors import BundleError, LecGuardError, UnsupportedValueError
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def pii_data(
         samples = PiiSamples.read(run)
         _print_estimate(estimate_pairs(run, samples.learnt))
         if not yes:
-            _ask()
+            ask_to_go_on()
         with parts() as progress:
             report = make_pairs(run, out, samples=samples, progress=progress)
     except (UnsupportedValueError, BundleError) as error:
@@ -81,17 +80,6 @@ def pii_data(
         fail("interrupted; the same command goes on from here", INTERRUPTED)
     _print_report(report)
     typer.echo(f"lec-guard tune {out / 'pairs.jsonl'} --model FOLDER --out ADAPTERS")
-
-
-def _ask() -> None:
-    if not _asked_at_a_terminal():
-        fail("nothing was asked yet: give --yes where nobody can be asked whether the estimate is all right")
-    if not typer.confirm("Go on?", err=True):
-        raise typer.Exit(0)
-
-
-def _asked_at_a_terminal() -> bool:
-    return sys.stdin.isatty()
 
 
 def _print_estimate(found: Estimate) -> None:

@@ -146,3 +146,20 @@ def parts() -> Iterator[Callable[[str, float], None]]:
             bars.update(tasks[part], completed=share)
 
         yield tell
+
+
+def ask_to_go_on() -> None:
+    """Ask whether an estimate is all right; where nobody can be asked that is an error, and a no is the end.
+
+    Raises:
+        typer.Exit: If nobody goes on.
+    """
+    if not asked_at_a_terminal():
+        fail("nothing was asked yet: give --yes where nobody can be asked whether the estimate is all right")
+    if not typer.confirm("Go on?", err=True):
+        raise typer.Exit(0)
+
+
+def asked_at_a_terminal() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty()

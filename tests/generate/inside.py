@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from lec_guard.detect.bundle import (
-    BundleSpec,
-    FeatureBlock,
-    Learned,
-    PathBase,
-    PrefixPairs,
-    ReadInTurn,
-    Windows,
-    hash_files,
-    write_bundle,
-)
-from lec_guard.detect.extractor import Extractor
-from lec_guard.detect.heads import HeadSpec, HeadStack
-from lec_guard.detect.turns import Template, Turn
+from benchmarks.guarded import write_head
+from lec_guard.detect.extractor import Block
 from lec_guard.detect.windows import WindowSpec
 from tests.generate.tiny import model_of, tokenizer_of
 
@@ -69,44 +57,22 @@ class Inside:
         window: WindowSpec | None = None,
     ) -> Path:
         """Write a bundle whose head reads these layers; by default it says whether there are bad words."""
-        own = tuple(FeatureBlock(layer=layer, pooling=pooling) for layer, pooling in blocks)
-        window = window or WindowSpec(size=34, stride=16, least=4 if role == "assistant" else 32)
-        model, turn = self.folder / "model", Turn.from_chat_template(self.folder / "model", role)
-        template = Template.from_chat_template(model, role)
-        spec = HeadSpec(name=head, kind="binary", labels=("harmful",))
         if weight is None:
             weight = self.bad_words(tokens) if blocks == ((0, "mean"),) else self.drawn(len(blocks))
-        stack = HeadStack([spec], weight, np.zeros(1, np.float32))
-        extractor = Extractor.load(model, blocks=[_block(one) for one in own], window=window, turn=turn)
-        write_bundle(
+        return write_head(
             self.folder / name,
-            BundleSpec(
-                format=5,
-                name=head,
-                base=PathBase(kind="path", path=str(model)),
-                files=hash_files(model),
-                blocks=own,
-                window=Windows(**asdict(window)),
-                extractor_id=extractor.extractor_id,
-                turn=ReadInTurn(**asdict(turn)),
-                heads=(spec,),
-                pairs=PrefixPairs(kind="prefix", **asdict(template), heads=(spec,)),
-                heads_sha256="0" * 64,
-            ),
-            Learned(stack, stack),
+            self.folder / "model",
+            role,
+            head,
+            weight,
+            blocks=[Block(*own) for own in blocks],
+            window=window or WindowSpec(size=34, stride=16, least=4 if role == "assistant" else 32),
         )
-        return self.folder / name
 
     def drawn(self, blocks: int) -> np.ndarray:
         """Weights that say something of every state."""
         width = self.model.config.hidden_size * blocks
         return (np.random.default_rng(0).normal(size=(width, 1)) / width**0.5).astype(np.float32)
-
-
-def _block(own: FeatureBlock):
-    from lec_guard.detect.extractor import Block
-
-    return Block(own.layer, own.pooling)
 
 
 def inside(kind: str, folder: Path) -> Inside:

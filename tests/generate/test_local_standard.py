@@ -35,6 +35,12 @@ JOKES = "\n".join(
 )
 
 
+def called_in(request):
+    """What a test wants to be called."""
+    name = request.node.originalname
+    return JOKES if name.startswith("test_structured_output") else CALLED.get(name)
+
+
 @functools.cache
 def speaker_of(called):
     return speaker(SAID, called)
@@ -73,11 +79,7 @@ class TestUnit(_Common, ChatModelUnitTests):
 class TestIntegration(_Common, ChatModelIntegrationTests):
     @pytest.fixture
     def model(self, request):
-        name = request.node.originalname
-        called = CALLED.get(name)
-        if name.startswith("test_structured_output"):
-            called = JOKES
-        model, tokenizer = speaker_of(called)
+        model, tokenizer = speaker_of(called_in(request))
         more = getattr(request, "param", None) or {}
         return LocalChatModel(model=model, tokenizer=tokenizer, **more)
 
