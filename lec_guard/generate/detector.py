@@ -156,8 +156,9 @@ class InsideDetector:
             if own is not None:
                 found[at] = own
         left = [at for at in range(len(steps)) if at not in found]
-        apart = bound.detector.score([steps[at] for at in left], keys=[keys[at] for at in left])
-        found |= dict(zip(left, apart, strict=True))
+        if left:
+            apart = bound.detector.score([steps[at] for at in left], keys=[keys[at] for at in left])
+            found |= dict(zip(left, apart, strict=True))
         return [found[at] for at in range(len(steps))]
 
 

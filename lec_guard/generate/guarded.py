@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from langchain_core.callbacks import CallbackManager
+from langchain_core.runnables import RunnableConfig
 from torch import Tensor
 from transformers import (
     LogitsProcessor,
@@ -17,10 +20,12 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from lec_guard.chain.lens import Reading as Lens
-from lec_guard.chain.lens import read
+from lec_guard.act.redact import restore
+from lec_guard.chain.base import given
 from lec_guard.chain.messages import request_of
-from lec_guard.errors import UnsupportedValueError
+from lec_guard.chain.plan import Passed, Plan
+from lec_guard.chain.runnable import GuardRunnable
+from lec_guard.errors import EscalationPending, UnsupportedValueError
 from lec_guard.generate.decoding import Decoder
 from lec_guard.generate.detector import InsideDetector
 from lec_guard.generate.guidance import GuidedCausalLM
@@ -31,7 +36,7 @@ from lec_guard.generate.rendering import Rendered, render
 from lec_guard.generate.states import Caught
 from lec_guard.growing import GrowingStep
 from lec_guard.guard import Guard
-from lec_guard.step import Origin, Outcome, Step, Verdict, severest
+from lec_guard.step import Origin, Step, Verdict, severest
 
 Conversation = Sequence[Mapping[str, str]]
 """Messages with `role` and `content`, as chat templates take them."""
@@ -47,7 +52,7 @@ class GuardedAnswer:
     Attributes:
         text: What may be shown: the answer, as the policy has it rewritten; the policy's message where it is blocked.
         ids: Tokens of the answer that may be shown; none where it was rewritten or blocked.
-        prompt: The verdicts on the texts of the prompt, there before the first token was drawn.
+        prompt: The severest verdict on the texts of the prompt, there before the first token was drawn.
         output: The verdict on the answer; None where there is none, for the prompt is blocked.
         written: How many tokens the model wrote, whether or not they may be shown.
         streamed: How many tokens went to the streamer before the answer was over.
@@ -55,7 +60,7 @@ class GuardedAnswer:
 
     text: str
     ids: tuple[int, ...]
-    prompt: tuple[Verdict, ...]
+    prompt: Verdict
     output: Verdict | None
     written: int
     streamed: int = 0
@@ -63,7 +68,7 @@ class GuardedAnswer:
     @property
     def verdict(self) -> Verdict:
         """The severest of them."""
-        return severest([*self.prompt, *([] if self.output is None else [self.output])])
+        return self.prompt if self.output is None else severest([self.prompt, self.output])
 
     @property
     def blocked(self) -> bool:
@@ -105,6 +110,7 @@ class GuardedCausalLM:
         self.detector = detector
         self.guidance = guidance
         self._asked = (positive, negative)
+        self._view = GuardRunnable(guard).input
 
     @property
     def model(self) -> PreTrainedModel:
@@ -151,7 +157,7 @@ class GuardedCausalLM:
         again = [at for at, row in enumerate(rows) if row.rewritten is not None]
         if again:
             # What the policy made of a prompt was judged, and is read by the model from its start.
-            anew = [replace(self._row(rows[at].rewritten or (), tenant), judged=rows[at].verdicts) for at in again]
+            anew = [replace(self._row(rows[at].rewritten or (), tenant), judged=rows[at].judged) for at in again]
             for at, own in zip(again, _groups(self._answered(anew, streamer, dict(settings)), several), strict=True):
                 found[at * several : (at + 1) * several] = own
         return found
@@ -160,7 +166,15 @@ class GuardedCausalLM:
         own = list(messages)
         asked = None if self.guidance is None else self._asked[0]
         prompt = render(self.tokenizer, own, asked=asked, longest=self._longest)
-        return _Row(own, prompt, read(own), request_of(own), tenant)
+        config: RunnableConfig = {
+            # Nobody hears of a run that is none of LangChain's; sinks hear of all.
+            "callbacks": CallbackManager(handlers=[], parent_run_id=uuid.uuid4()),
+            "configurable": {} if tenant is None else {self._view.tenant_key: tenant},
+        }
+        plan = self._view.plan([own], [config])
+        for error in plan.errors.values():
+            raise error
+        return _Row(own, prompt, plan, config, request_of(own), tenant)
 
     @property
     def _longest(self) -> int | None:
@@ -180,8 +194,6 @@ class GuardedCausalLM:
             run_settings["stopping_criteria"] = StoppingCriteriaList(
                 [*(settings.get("stopping_criteria") or ()), _Stops(run)]
             )
-            if streamer is not None:
-                streamer.put(torch.tensor([rows[0].prompt.ids]))
             try:
                 written: Tensor | None = self._generate(rows, run_settings)
             except _AllRefused:
@@ -211,13 +223,24 @@ class _Row:
 
     messages: Conversation
     prompt: Rendered
-    lens: Lens
+    plan: Plan
+    config: RunnableConfig
     request: str | None
     tenant: str | None
-    judged: tuple[Verdict, ...] | None = None
-    verdicts: tuple[Verdict, ...] = ()
+    judged: Passed | None = None
     rewritten: Conversation | None = None
     refused: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        """What was said of the prompt."""
+        assert self.judged is not None  # noqa: S101 - nothing is asked of a row before it was judged
+        return self.judged.verdict
+
+    @property
+    def tokens(self) -> Mapping[str, str]:
+        """What stands in the prompt -> what it stands for."""
+        return {} if self.judged is None else self.judged.tokens
 
 
 @dataclass(slots=True)
@@ -228,7 +251,6 @@ class _Writing:
     reading: Reading
     growing: GrowingStep | None
     decoder: Decoder
-    stopped: bool = False
     over: bool = False
     verdict: Verdict | None = None
     written: int = 0
@@ -251,7 +273,6 @@ class _Run(LogitsProcessor):
         ends = config.eos_token_id
         self._ends = frozenset([] if ends is None else [ends] if isinstance(ends, int) else map(int, ends))
         self._streamer = streamer
-        self._width = 0
         self._writing: list[_Writing] | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -272,7 +293,6 @@ class _Run(LogitsProcessor):
         return [one.over for one in self._writing or ()]
 
     def _begin(self, input_ids: Tensor, states: Mapping[int, Tensor]) -> None:
-        self._width = input_ids.shape[1]
         each = len(input_ids) // len(self._rows)
         self._writing = []
         for at, row in enumerate(self._rows):
@@ -280,6 +300,8 @@ class _Run(LogitsProcessor):
             reading.fill(states, at * each)
             self._judge(row, reading)
             reading.forget()
+            if self._streamer is not None and row.rewritten is None:
+                self._streamer.put(torch.tensor([row.prompt.ids]))
             for _ in range(1 if self._beams else each):
                 self._writing.append(self._written(row))
         if all(row.refused for row in self._rows):
@@ -289,18 +311,16 @@ class _Run(LogitsProcessor):
 
     def _judge(self, row: _Row, reading: Reading) -> None:
         """What the guard says of a prompt: it goes on, is refused, or is read once more as it was rewritten."""
-        if row.judged is not None:
-            row.verdicts = row.judged
+        if row.judged is not None:  # as it was rewritten
             return
         with reading.in_force():
-            outcomes: list[Outcome] = self._owner.guard.apply_many(row.lens.steps, row.tenant, fits=_fits(row.lens))
-        row.verdicts = tuple(outcome.verdict for outcome in outcomes)
-        if any(outcome.text is None for outcome in outcomes):
-            row.refused = True
-            return
-        edits = {at: outcome.edits for at, outcome in enumerate(outcomes) if outcome.edits}
-        if edits:
-            row.rewritten, row.refused = row.lens.edited(edits), True
+            passed = self._owner._view.judge(row.plan, [row.messages], [row.config])[0]
+        if isinstance(passed, EscalationPending):
+            passed = Passed(replace(passed.verdict, action="block"), row.messages, {})
+        row.judged = found = given(passed)
+        row.refused = found.verdict.blocked
+        if not row.refused and found.value is not row.messages:
+            row.rewritten, row.refused = found.value, True
 
     def _written(self, row: _Row) -> _Writing:
         reading = Reading(row.prompt)
@@ -324,7 +344,7 @@ class _Run(LogitsProcessor):
             progress = self._owner.guard.feed(one.growing, piece)
         if progress.blocked:
             one.over, one.verdict = True, progress.verdict
-        elif self._streamer is not None:
+        elif self._streamer is not None and not one.row.tokens:
             self._stream(one, progress.passed)
 
     def _stream(self, one: _Writing, characters: int) -> None:
@@ -341,14 +361,12 @@ class _Run(LogitsProcessor):
         """
         if written is None:
             return [_refused(row) for row in self._rows for _ in range(self._several)]
-        width = written.shape[1] - self._drawn(written)
+        # Without what guidance put before the prompts to make them as wide as the negative ones.
+        width = max(len(row.prompt.ids) for row in self._rows)
         return [
             self._answer(one, tokens)
             for one, tokens in zip(self._writing or (), written[:, width:].tolist(), strict=True)
         ]
-
-    def _drawn(self, written: Tensor) -> int:
-        return written.shape[1] - min(self._width, written.shape[1])
 
     def _answer(self, one: _Writing, tokens: list[int]) -> GuardedAnswer:
         if one.row.refused:
@@ -368,15 +386,15 @@ class _Run(LogitsProcessor):
                 outcome = guard.finish(one.growing, text)[0]
         if outcome.text is None:
             return _blocked(one, outcome.verdict)
-        kept = tuple(one.reading.answer.ids) if outcome.text == text else ()
+        shown = restore(outcome.text, one.row.tokens) if one.row.tokens else outcome.text
+        kept = tuple(one.reading.answer.ids) if shown == text else ()
         if self._streamer is not None:
-            rest = list(kept)[one.streamed :] if kept or not outcome.text else self._anew(outcome.text)
-            for token in rest:
+            for token in kept[one.streamed :] if kept or not shown else self._anew(shown):
                 self._streamer.put(torch.tensor([token]))
         return GuardedAnswer(
-            text=outcome.text,
+            text=shown,
             ids=kept,
-            prompt=one.row.verdicts,
+            prompt=one.row.verdict,
             output=outcome.verdict,
             written=one.written,
             streamed=one.streamed,
@@ -406,26 +424,18 @@ def _answer_of(row: _Row, text: str) -> Step:
 
 
 def _refused(row: _Row) -> GuardedAnswer:
-    verdict = severest(list(row.verdicts))
-    return GuardedAnswer(text=verdict.message or "", ids=(), prompt=row.verdicts, output=None, written=0)
+    return GuardedAnswer(text=row.verdict.message or "", ids=(), prompt=row.verdict, output=None, written=0)
 
 
 def _blocked(one: _Writing, verdict: Verdict) -> GuardedAnswer:
     return GuardedAnswer(
         text=verdict.message or "",
         ids=(),
-        prompt=one.row.verdicts,
+        prompt=one.row.verdict,
         output=verdict,
         written=one.written,
         streamed=one.streamed,
     )
-
-
-def _fits(lens: Lens) -> Any:
-    def fits(place: int, edits: Any) -> None:
-        lens.edited({place: edits})
-
-    return fits
 
 
 def _groups(items: list[Any], size: int) -> list[list[Any]]:

@@ -122,7 +122,7 @@ def test_a_refused_row_changes_nothing_for_those_beside_it(made, tmp_path, kind,
     for at, (one, ids) in enumerate(zip(found, alone, strict=True)):
         if at // several == 1:
             assert (one.blocked, one.text, one.ids, one.written, one.output) == (True, "No.", (), 0, None)
-            assert [verdict.rule for verdict in one.prompt] == ["attack"]
+            assert one.prompt.rule == "attack"
         else:
             assert (one.blocked, one.ids) == (False, ids)
 
@@ -278,15 +278,16 @@ def test_answers_score_in_the_pass_as_a_detector_scores_them(made, tmp_path, kin
     assert found.output.scores["harm"]["harmful"] == pytest.approx(expected, abs=2e-5)
 
 
+@pytest.mark.parametrize("negative", ["no", f"{SYSTEM} no no no no"])
 @pytest.mark.parametrize("sequential", [False, True])
-def test_guided_answers_are_those_of_guidance_alone(made, tmp_path, sequential):
+def test_guided_answers_are_those_of_guidance_alone(made, tmp_path, sequential, negative):
     one, guidance = made["qwen2"], Guidance(coefficient=2.5, sequential=sequential)
     talk = [conversation(1), conversation(2, bad="poison " * 12), conversation(3)]
-    prompts = paired(one.tokenizer, talk, positive=SYSTEM, negative="no")
+    prompts = paired(one.tokenizer, talk, positive=SYSTEM, negative=negative)
     alone = GuidedCausalLM(one.model, guidance).generate(**prompts.arguments(), max_new_tokens=10)
     model = guarded(one, tmp_path, harm=NEVER, guidance=guidance)
     model = GuardedCausalLM(
-        model.guard, one.tokenizer, model.detector, guidance=guidance, positive=SYSTEM, negative="no"
+        model.guard, one.tokenizer, model.detector, guidance=guidance, positive=SYSTEM, negative=negative
     )
     found = model.generate(talk, max_new_tokens=10)
     width = prompts.input_ids.shape[1]
@@ -305,9 +306,13 @@ rewrite:
     model = guarded(one, tmp_path, attack=0.99, harm=NEVER, more=more)
     talk = [conversation(1), conversation(2, bad="poison steal secret")]
     found = answered(model, talk, max_new_tokens=10)
+    streamer = Tokens()
+    (again,) = answered(model, talk[1:], max_new_tokens=10, streamer=streamer)
+    assert (tuple(streamer.ids), streamer.ended) == (again.ids, 1)
     new = [*talk[1][:-1], {"role": "user", "content": "mill river"}]
-    assert [verdict.action for verdict in found[1].prompt] == ["rewrite"]
-    assert found[1].ids == plain(one, [new], max_new_tokens=10)[0]
+    assert found[1].prompt.action == "rewrite"
+    assert found[1].ids == again.ids == plain(one, [new], max_new_tokens=10)[0]
+    assert streamer.prompt == render(one.tokenizer, new).ids
     assert found[0].ids == plain(one, [talk[0]], max_new_tokens=10)[0]
 
 
