@@ -23,7 +23,8 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, StoppingCriteria
 
 from lec_guard import Guard
 from lec_guard.bench.machine import processor
@@ -79,23 +80,24 @@ def measured(work: Path) -> dict[str, Any]:
     talk = [{"role": "user", "content": words}]
     ids = torch.tensor([render(tokenizer, talk).ids])
 
-    def plain(count: int) -> None:
-        model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **_settings(count))
+    def plain(**settings: Any) -> None:
+        model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)
 
-    def inside(count: int) -> None:
-        (answer,) = guarded.generate([talk], **_settings(count))
-        if answer.written != count:
-            raise RuntimeError(f"{answer.written} tokens, not {count}")
+    def inside(**settings: Any) -> None:
+        (answer,) = guarded.generate([talk], **settings)
+        if answer.written != 1 + WRITTEN:
+            raise RuntimeError(f"{answer.written} tokens, not {1 + WRITTEN}")
 
-    ways: dict[str, Callable[[int], None]] = {"plain": plain, "guarded": inside}
+    ways: dict[str, Callable[..., None]] = {"plain": plain, "guarded": inside}
     steps: dict[str, list[float]] = {name: [] for name in ways}
     firsts: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(ROUNDS + 1):
         for name, run in (ways if number % 2 else dict(reversed(ways.items()))).items():
-            first, all_of_it = _seconds(run, 1), _seconds(run, 1 + WRITTEN)
+            clock, began = _Clock(), time.perf_counter()
+            run(stopping_criteria=[clock], **_settings(1 + WRITTEN))
             if number:  # the first round warms up
-                firsts[name].append(first)
-                steps[name].append((all_of_it - first) / WRITTEN)
+                firsts[name].append(clock.times[0] - began)
+                steps[name].append((clock.times[-1] - clock.times[0]) / WRITTEN)
     return {
         "machine": processor(),
         "threads": torch.get_num_threads(),
@@ -106,14 +108,20 @@ def measured(work: Path) -> dict[str, Any]:
     }
 
 
+class _Clock(StoppingCriteria):
+    """When each token was drawn."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:  # noqa: ARG002
+        """Look at the clock; nothing stops."""
+        self.times.append(time.perf_counter())
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
 def _ratio(found: dict[str, list[float]]) -> float:
     return median(one / plain for one, plain in zip(found["guarded"], found["plain"], strict=True))
-
-
-def _seconds(run: Callable[[int], None], count: int) -> float:
-    began = time.perf_counter()
-    run(count)
-    return time.perf_counter() - began
 
 
 def _settings(count: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent
 PAGE = FOLDER / "README.md"
 RESULTS = FOLDER / "results"
 
-_ELSEWHERE = {"guidance.json", "pii.json", "serving.json"}
+_ELSEWHERE = {"guarded.json", "guidance.json", "pii.json", "serving.json"}
 
 _INTRODUCTION = """# How fast it is
 
