@@ -214,7 +214,7 @@ class BundleSpec(_Part):
     @model_validator(mode="after")
     def _format_fits(self) -> Self:
         if self.format != _format(self.turn is not None, self.adapters is not None):
-            raise ValueError("format 5 is for bundles with a turn, 4 for others with adapters, and 3 for those without")
+            raise ValueError("format 4 is for bundles with adapters, 5 for those with a turn, and 3 for the others")
         if self.adapters is not None and isinstance(self.base, OnnxBase):
             raise ValueError("an exported model has its adapters in it, and takes no others")
         return self

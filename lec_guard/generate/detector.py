@@ -16,7 +16,7 @@ from lec_guard.detect.heads import HeadSpec
 from lec_guard.errors import BundleError
 from lec_guard.generate.binding import Bound
 from lec_guard.generate.reading import Probe, Reading
-from lec_guard.generate.states import Tap, uncaught
+from lec_guard.generate.states import Tap
 from lec_guard.step import Scores, Step
 
 EVERY = 4
@@ -115,8 +115,7 @@ class InsideDetector:
         """
         self.check()
         owners = [None] * len(steps) if keys is None else list(keys)
-        with uncaught():
-            by_bundle = [self._of(bound, steps, owners) for bound in self.bound]
+        by_bundle = [self._of(bound, steps, owners) for bound in self.bound]
         return [together(parts) for parts in zip(*by_bundle, strict=True)]
 
     def begin(self, step: Step, *, key: Hashable = None, hold_back: int) -> GrowingText | None:
@@ -187,11 +186,12 @@ class _Written:
         own = self._reading.answer
         self._looked = count = own.read
         step = replace(self._step, text=own.text[: own.stops[count - 1]] if count else "")
-        found = [_nothing(bound, step, self._key) for bound in self._detector.bound]
-        with uncaught():
-            for probe in self._probes:
-                said = probe.scores(self._reading, step, self._key)
-                found.append(_nothing(probe.bound, step, self._key) if said is None else said)
+        said = {
+            probe.bound.detector.detector_id: probe.scores(self._reading, step, self._key) for probe in self._probes
+        }
+        found = [
+            said.get(bound.detector.detector_id) or _nothing(bound, step, self._key) for bound in self._detector.bound
+        ]
         if count > self._hold_back:
             self.passed = max(self.passed, own.stops[count - self._hold_back - 1])
         return together(found)

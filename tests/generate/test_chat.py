@@ -226,6 +226,16 @@ def test_tool_calls_are_judged(tmp_path):
     assert found["tool_input"].response_metadata["lec_guard"]["stage"] == "tool_input"
 
 
+def test_many_at_once_are_answered_as_each_alone(llama, tmp_path):
+    chat = chat_of(llama, tmp_path, hold_back=4)
+    asked = [talk(seed, BAD if seed % 3 == 0 else "") for seed in range(9)]
+    alone = [chat.invoke(one) for one in asked]
+    for found, one in zip(chat.batch(asked * 2, {"max_concurrency": 6}), alone * 2, strict=True):
+        assert found.content == one.content
+        assert found.response_metadata["lec_guard"] == one.response_metadata["lec_guard"]
+    assert sum(one.content == "No, says default." for one in alone) == 3
+
+
 async def test_who_stops_reading_stops_the_writing(llama, tmp_path):
     chat = chat_of(llama, tmp_path, attack=NEVER, hold_back=4, fields={"max_new_tokens": 40})
     reading = chat.stream(talk(1))

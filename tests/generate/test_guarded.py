@@ -202,8 +202,8 @@ def test_an_answer_stops_soon_after_it_turns(made, tmp_path, way):
         assert all(own.ids == ids for own, ids in zip(found, alone, strict=True) if not own.blocked)
         assert (found[at].text, found[at].ids) == ("No.", ())
         written[every] = found[at].written
-        rules = [event.verdict.rule for event in sink.events if isinstance(event, VerdictEvent)]
-        assert rules.count("harm") == 1
+        stopped = [event.verdict for event in sink.events if isinstance(event, VerdictEvent) if event.verdict.blocked]
+        assert [(verdict.rule, verdict.detector_id) for verdict in stopped] == [("harm", model.detector.detector_id)]
     # Smoothing takes it a token or two to be sure; from there on it stops within `every` tokens.
     assert turn < written[1] <= turn + 3
     assert written[1] <= written[4] < written[1] + 4
