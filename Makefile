@@ -2,8 +2,9 @@
 # need from the system is installed too, where that is Debian's and may be done.
 PYTHON ?= python3
 BIN := .venv/bin
-# One process a core, one thread each: the small models of the tests gain nothing by more.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# One thread a process, since the small models of the tests gain nothing by more; one process more than there are cores,
+# since many tests wait for servers and processes that they start.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile
 
 .PHONY: run test check soak format clean system
 

@@ -258,7 +258,7 @@ def test_time_ends_a_run():
 def test_conversations_of_a_row_do_not_see_each_other(tokenizer):
     read = sorted(LEARN[:300], key=lambda one: len(str(one.plain())))[:6]
     model = model_of(TINY, tokenizer).eval()
-    rows = packed(read, tokenizer, 256, 0.25)
+    rows = packed(read, tokenizer, 256)
     ids = tokenizer(tokenizer.apply_chat_template(read[1].plain(), tokenize=False), add_special_tokens=False)
     alone = torch.tensor([ids["input_ids"]])
     at = int((rows.positions[0] == 0).nonzero()[1])

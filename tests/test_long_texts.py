@@ -56,8 +56,8 @@ def action(guard: Guard, text: str) -> str:
     return verdict.action
 
 
-def test_a_sentence_in_a_document_of_30_000_tokens_is_judged_alike_at_both_ends(guard: Guard) -> None:
-    sentences = document(2_000)
+def test_a_sentence_in_a_document_of_15_000_tokens_is_judged_alike_at_both_ends(guard: Guard) -> None:
+    sentences = document(1_000)
     places = (0, len(sentences))
     assert action(guard, paragraphs(sentences)) == "allow"
     actions = {action(guard, hiding(HIDDEN, at, sentences)) for at in places}
@@ -65,7 +65,7 @@ def test_a_sentence_in_a_document_of_30_000_tokens_is_judged_alike_at_both_ends(
 
 
 def test_attacks_in_a_document_of_4_000_tokens_are_found_wherever_they_stand(guard: Guard) -> None:
-    sentences, attacks = document(280), ATTACKS[::6]
+    sentences, attacks = document(280), ATTACKS[::10]
     assert action(guard, paragraphs(sentences)) == "allow"
     by_place = [[action(guard, hiding(attack, at, sentences)) for attack in attacks] for at in (0, 140, len(sentences))]
     assert sum(len(set(own)) == 1 for own in zip(*by_place, strict=True)) >= 0.9 * len(attacks)

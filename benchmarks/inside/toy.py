@@ -72,7 +72,6 @@ class Settings:
         rate: The highest learning rate.
         warm_up: Share of the run in which it rises.
         decay: Weight decay.
-        asides: What a token counts that is not the assistant's; those are 1. What users say is mostly chance.
         minutes: After so many the run ends, with the learning rate where it has to be at an end.
         threads: Cores. Two are no faster than one where somebody else is at work on either.
         bfloat16: Multiply in it; twice as fast on processors that can, slower on those that can't.
@@ -91,7 +90,6 @@ class Settings:
     rate: float = 2e-3
     warm_up: float = 0.03
     decay: float = 0.1
-    asides: float = 0.25
     minutes: float = 20.0
     threads: int = 2
     bfloat16: bool = False
@@ -112,7 +110,7 @@ class Trained:
 
     Attributes:
         toy: The model.
-        losses: Of each step, nats a token, as they count.
+        losses: Of each step, nats a token.
         tokens: That were read.
         seconds: Of the steps.
     """
@@ -131,13 +129,11 @@ class Rows:
         ids: Tokens, (rows, tokens).
         positions: Of each token in its own conversation; where they start anew, another conversation begins.
         labels: The tokens again, and -100 where nothing is to be learnt.
-        weights: What each counts.
     """
 
     ids: Tensor
     positions: Tensor
     labels: Tensor
-    weights: Tensor
 
 
 def tokenizer_of(texts: Iterable[str], vocabulary: int, context: int) -> PreTrainedTokenizerBase:
@@ -207,7 +203,7 @@ def train(settings: Settings, told: Telling = print) -> Trained:
     torch.set_num_threads(settings.threads)
     read = list(conversations("learn", settings.conversations, settings.seed))
     tokenizer = tokenizer_of(_texts(read), settings.vocabulary, settings.context)
-    rows = packed(read, tokenizer, settings.row, settings.asides)
+    rows = packed(read, tokenizer, settings.row)
     model = model_of(settings, tokenizer)
     size = sum(weights.numel() for weights in model.parameters())
     batches = list(_batches(len(rows.ids), settings))
@@ -251,7 +247,7 @@ def _texts(read: Sequence[Conversation]) -> Iterator[str]:
     return (text for one in read for message in one.messages for text in (message.role, message.content))
 
 
-def packed(read: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, width: int, asides: float) -> Rows:
+def packed(read: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, width: int) -> Rows:
     """Whole conversations in rows; those that are longer than a row lose their end."""
     texts: Any = tokenizer.apply_chat_template([one.plain() for one in read], tokenize=False)
     encoded: Any = tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -266,8 +262,6 @@ def packed(read: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, wid
     pad: Any = tokenizer.pad_token_id
     shape = len(rows), width
     ids_of, labels = torch.full(shape, int(pad)), torch.full(shape, -100)
-    weights, end_of = torch.full(shape, asides), int(tokenizer.eos_token_id)
-    speaks: Any = tokenizer(f"{START}assistant", add_special_tokens=False)["input_ids"]
     positions = torch.arange(width).repeat(len(rows), 1)
     for row, own in enumerate(rows):
         at = 0
@@ -277,22 +271,9 @@ def packed(read: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, wid
             positions[row, at:] = torch.arange(width - at)
             # The first token follows on nothing.
             labels[row, at + 1 : end] = torch.tensor(ids[1:])
-            for start, stop in _spoken(ids, speaks, end_of):
-                weights[row, at + start : at + stop] = 1.0
             at = end
         positions[row, at:] = torch.arange(width - at)
-    return Rows(ids=ids_of, positions=positions, labels=labels, weights=weights)
-
-
-def _spoken(ids: Sequence[int], speaks: Sequence[int], end: int) -> Iterator[tuple[int, int]]:
-    """From where to where the assistant speaks, its end with it."""
-    start = None
-    for at in range(len(ids)):
-        if list(ids[at : at + len(speaks)]) == list(speaks):
-            start = at + len(speaks) + 1  # the line's end
-        elif ids[at] == end and start is not None:
-            yield start, at + 1
-            start = None
+    return Rows(ids=ids_of, positions=positions, labels=labels)
 
 
 def _batches(rows: int, settings: Settings) -> Iterator[Tensor]:
@@ -305,13 +286,10 @@ def _batches(rows: int, settings: Settings) -> Iterator[Tensor]:
 def _step(
     model: Qwen2ForCausalLM, rows: Rows, batch: Tensor, optimizer: torch.optim.Optimizer, *, bfloat16: bool
 ) -> float:
-    labels, weights = rows.labels[batch][:, 1:].flatten(), rows.weights[batch][:, 1:].flatten()
+    labels = rows.labels[batch][:, 1:].flatten()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
         logits = model(input_ids=rows.ids[batch], position_ids=rows.positions[batch], use_cache=False).logits
-    each = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), labels, ignore_index=-100, reduction="none"
-    )
-    loss = (each * weights).sum() / weights[labels >= 0].sum()
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels, ignore_index=-100)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
