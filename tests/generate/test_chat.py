@@ -11,12 +11,14 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 
-from lec_guard import GuardBlocked, GuardRunnable, PolicyError, TenantMismatch
+from lec_guard import Guard, GuardBlocked, GuardRunnable, LayerDetector, PolicyError, Step, TenantMismatch
+from lec_guard.act.effects import Effects
 from lec_guard.act.model import Guidable
 from lec_guard.errors import UnsupportedValueError
 from lec_guard.generate import GuardedChatModel, Guidance, InsideDetector, LocalChatModel
 from lec_guard.generate.local import Asked
 from lec_guard.observe.events import VerdictEvent
+from lec_guard.testing import ScriptedChatModel
 from tests.generate.inside import SYSTEM, Inside, inside, said
 from tests.generate.test_guarded import NEVER, SHORT, WORDS_ONLY, Sink, harmful_from
 from tests.generate.test_local import call_of, speaker
@@ -267,3 +269,34 @@ def test_one_call_loads_all_of_it(llama, tmp_path):
     )
     assert chat.invoke(talk(2, BAD)).content == "No, says default."
     assert chat.invoke(talk()).content == plain(llama, talk(), max_new_tokens=12)
+
+
+def test_a_policy_has_a_local_model_write_anew_and_steers_it(llama, tmp_path, monkeypatch):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        """
+rules:
+  - {name: mild, stages: [output], head: attack, threshold: 0.01, action: rewrite, rewrite: anew}
+rewrite:
+  anew: {kind: regenerate, instruction: Say it kindly., guidance: 2.5}
+""",
+        encoding="utf-8",
+    )
+    model, tokenizer = speaker("Kind words.")
+    local = LocalChatModel(model=model, tokenizer=tokenizer)
+    steered = []
+    writing = LocalChatModel._writing
+    monkeypatch.setattr(
+        LocalChatModel,
+        "_writing",
+        lambda self, *args, **more: steered.append(self.guidance) or writing(self, *args, **more),
+    )
+    detector = LayerDetector.load(llama.bundle("user-anew"))
+    guard = Guard.from_policies(policy, detector=detector, effects=Effects(models={"default": local}))
+    outcome = guard.apply(Step(stage="output", text="poison"))
+    assert steered == [Guidance(coefficient=2.5)]
+    assert local.guidance is None
+    assert outcome.text == "Kind words."
+    plain_model = Effects(models={"default": ScriptedChatModel(answer="x")})
+    with pytest.raises(PolicyError, match="can't be guided"):
+        Guard.from_policies(policy, detector=detector, effects=plain_model)
