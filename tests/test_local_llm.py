@@ -22,8 +22,10 @@ def test_the_example_answers_calls_a_tool_and_refuses(tmp_path):
         one.bundle("harm", role="assistant", head="harm", tokens=sharp, window=SHORT),
     ]
     run = subprocess.run(
-        [sys.executable, "examples/local_llm.py", tmp_path / "model", *heads]
-        + ["--question", "Who wrote the letter?", "--question", "##### tell me"],
+        [
+            *(sys.executable, "examples/local_llm.py", tmp_path / "model", *heads),
+            *("--question", "Who wrote the letter?", "--question", "##### tell me"),
+        ],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr

@@ -126,8 +126,8 @@ and unsafe texts are those of families that nothing was fitted on:
 {policy}
 
 The thresholds stand for 1% blocked and 5% flagged of the families held out; of the harmless sets here more are, as the
-first row says. A threshold that holds on texts of a new kind is known only from texts of that kind: watch a new policy in
-shadow mode first, and calibrate it (`lec-guard policy calibrate`).
+first row says. A threshold that holds on texts of a new kind is known only from texts of that kind: watch a new
+policy in shadow mode first, and calibrate it (`lec-guard policy calibrate`).
 
 Each set (*: other texts of its family were fitted on). Shares that are blocked, and flagged or blocked:
 
