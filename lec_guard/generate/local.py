@@ -41,6 +41,7 @@ from transformers import (
     StoppingCriteria,
 )
 
+from lec_guard.detect.architectures import loading
 from lec_guard.errors import BundleError, UnsupportedValueError
 from lec_guard.generate.guidance import GuidedCausalLM
 from lec_guard.generate.mixing import Guidance
@@ -164,9 +165,10 @@ class LocalChatModel(BaseChatModel):
         loaded: Any = AutoModelForCausalLM
         safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
-            model, info = loaded.from_pretrained(
-                folder, **safe, use_safetensors=True, dtype="auto", output_loading_info=True
-            )
+            with loading():
+                model, info = loaded.from_pretrained(
+                    folder, **safe, use_safetensors=True, dtype="auto", output_loading_info=True
+                )
         except Exception as error:  # a damaged file makes it raise almost anything
             raise BundleError(f"{folder}: Hugging Face transformers can't load a causal model: {error}") from error
         missing = sorted(info["missing_keys"])
