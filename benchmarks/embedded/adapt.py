@@ -31,6 +31,7 @@ from lec_guard.detect.bundle import (
     PackageBase,
     hash_files,
     packaged_weights,
+    read_bundle,
     write_bundle,
 )
 from lec_guard.detect.bundle import Windows as BundleWindows
@@ -52,6 +53,8 @@ def main() -> None:
     ways = arguments.add_subparsers(dest="way", required=True)
     tune = ways.add_parser("tune")
     tune.add_argument("--data", type=Path, required=True)
+    tune.add_argument("--onto", type=Path, help="a bundle that `tune` wrote, whose adapters it goes on from")
+    tune.add_argument("--seed", type=int, default=0, help="decides which texts are drawn and planted")
     tune.add_argument("--mined", type=Path, help="what `mine` kept")
     tune.add_argument("--minutes", type=float)
     tune.add_argument("--resume", action="store_true")
@@ -77,12 +80,12 @@ def main() -> None:
 
 
 def _tune(options: argparse.Namespace) -> None:
-    learnt = drawn(read_examples(options.tail / "tail.jsonl"), options.draw)
+    learnt = drawn(read_examples(options.tail / "tail.jsonl"), options.draw, seed=options.seed)
     if options.mined is not None:
         there = {one.text for one in learnt}
         learnt += [one for one in read_examples(options.mined / "mined.jsonl") if one.text not in there]
     ingredients = INGREDIENTS - set(options.without)
-    texts = examples(options.data, most=options.most, plant=options.plant, ingredients=ingredients)
+    texts = examples(options.data, most=options.most, plant=options.plant, ingredients=ingredients, seed=options.seed)
     own = lessons([*texts, *(learnt if "tail" in ingredients else ())])
     own = fewer(own, options.share)
     tuning = {"tokens": 4096, "most_windows": 12, "epochs": 1, **options.tuning}
@@ -92,6 +95,7 @@ def _tune(options: argparse.Namespace) -> None:
         own,
         packaged_weights(PACKAGE),
         config,
+        onto=None if options.onto is None else read_bundle(options.onto).learned.adapters,
         held=held,
         work=options.out / "work",
         resume=options.resume,

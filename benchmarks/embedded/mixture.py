@@ -60,13 +60,13 @@ def examples(
         most: Public texts of each set and label, at most.
         plant: Documents that something is planted in.
         ingredients: What is mixed in, beside public sets; the tail is not read here.
-        seed: Decides what is made of templates.
+        seed: Decides which public texts are drawn, and what is made of templates.
 
     Returns:
         The texts, with families of `HELD` among them.
     """
     rng = random.Random(seed)  # noqa: S311 - repeatable
-    found = [_as_meant(one) for one in sample(data / "train", most)]
+    found = [_as_meant(one) for one in sample(data / "train", most, seed=seed)]
     if "attacks" in ingredients:
         found += _attacks(rng)
     if "twins" in ingredients:

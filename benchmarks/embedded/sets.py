@@ -92,14 +92,15 @@ def read_examples(path: Path) -> list[Example]:
     return examples
 
 
-def sample(folder: Path, most: int) -> list[Example]:
-    """Up to `most` examples of each set and label, the same ones on every run."""
+def sample(folder: Path, most: int, *, seed: int = 0) -> list[Example]:
+    """Up to `most` examples of each set and label, the same ones on every run with a seed."""
     chosen: list[Example] = []
     for path in sorted(folder.glob("*.jsonl")):
         by_label: dict[str, list[Example]] = {}
         for example in read_examples(path):
             by_label.setdefault(example.label, []).append(example)
         for label, examples in sorted(by_label.items()):
-            random.Random(f"{path.stem}/{label}").shuffle(examples)  # noqa: S311 - a sample, not a secret
+            of = f"{path.stem}/{label}" + (f"/{seed}" if seed else "")
+            random.Random(of).shuffle(examples)  # noqa: S311 - a sample, not a secret
             chosen += examples[:most]
     return chosen

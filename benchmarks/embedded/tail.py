@@ -108,13 +108,13 @@ def collect(seed: int = 0) -> list[Example]:
     return list(found.values())
 
 
-def drawn(tail: Sequence[Example], most: int) -> list[Example]:
-    """Up to so many texts of each kind of the tail that is not held out, the same ones on every run."""
+def drawn(tail: Sequence[Example], most: int, *, seed: int = 0) -> list[Example]:
+    """Up to so many texts of each kind of the tail that is not held out, the same ones on every run with a seed."""
     kinds: dict[str, list[Example]] = {}
     for one in tail:
         if one.family not in HELD:
             kinds.setdefault(one.family, []).append(one)
-    rng = random.Random(0)  # noqa: S311 - a sample, not a secret
+    rng = random.Random(seed)  # noqa: S311 - a sample, not a secret
     return [one for _, own in sorted(kinds.items()) for one in rng.sample(own, min(most, len(own)))]
 
 

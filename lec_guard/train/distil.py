@@ -54,7 +54,7 @@ _START_PENALTY = 0.001
 _LOGIT_STEP = 0.05
 """What a step may move a logit by the heads alone, with features that are 1 from their mean."""
 
-_VERSION = 1
+_VERSION = 2
 """Changes with what a run does: a checkpoint of another version is of another run."""
 
 
@@ -182,6 +182,7 @@ def distil(
     base: Path,
     config: DistilConfig,
     *,
+    onto: Adapters | None = None,
     held: Collection[str] | None = None,
     work: Path | None = None,
     resume: bool = False,
@@ -197,6 +198,8 @@ def distil(
         lessons: What the heads learn.
         base: A folder with a Hugging Face model and its `tokenizer.json`.
         config: How.
+        onto: Adapters of an earlier run, which it starts from with a new rise and fall of the rate; None starts from
+            the base as it is. They must have seen none of `held`.
         held: Families that nothing may see; None takes what `lec_guard.train.lessons.hold_out` chooses, and an empty
             collection none at all.
         work: Where checkpoints go; None writes none.
@@ -210,7 +213,8 @@ def distil(
     Raises:
         UnsupportedValueError: If there is nothing to learn from, the loss is no number any more, or the checkpoint is
             damaged, of another run, or there without `resume`.
-        BundleError: If the base can't be read, or peft is not installed.
+        BundleError: If the base can't be read, peft is not installed, or `onto` belongs to other weights, modules or
+            another rank.
         DetectorError: If the base can't be cut.
     """
     check_lessons(lessons)
@@ -218,7 +222,9 @@ def distil(
     seen = [lesson.without(held) for lesson in lessons]
     check_seen(seen)
     run = _Run(seen, base, config, progress)
-    name = _name_of(run, lessons, config, held)
+    if onto is not None:
+        run.start_from(onto)
+    name = _name_of(run, lessons, config, held, onto)
     there = None if work is None else read_checkpoint(work, name)
     if there is not None and not resume:
         raise UnsupportedValueError(f"{work}: holds a run that is not finished: go on with it (resume), or delete it")
@@ -249,7 +255,9 @@ def _held(lessons: Sequence[Lesson], held: Collection[str] | None) -> frozenset[
     return frozenset(held)
 
 
-def _name_of(run: _Run, lessons: Sequence[Lesson], config: DistilConfig, held: Collection[str]) -> str:
+def _name_of(
+    run: _Run, lessons: Sequence[Lesson], config: DistilConfig, held: Collection[str], onto: Adapters | None
+) -> str:
     parts = {
         "version": _VERSION,
         "normaliser": normalise.VERSION,
@@ -258,6 +266,7 @@ def _name_of(run: _Run, lessons: Sequence[Lesson], config: DistilConfig, held: C
         "lessons": digest(lessons),
         "held": sorted(held),
         "config": config.model_dump(mode="json", exclude={"save_every"}),
+        "onto": None if onto is None else onto.digest(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -315,6 +324,25 @@ class _Run:
         self.done = 0
         self.seconds = 0.0
         self._costs: list[float] = []
+
+    def start_from(self, adapters: Adapters) -> None:
+        """Give the adapters the numbers of others, before `begin` or `restore`."""
+        wants = {name: (tuple(a.shape), tuple(b.shape)) for name, (a, b) in self._lora.items()}
+        has = {name: (own.a.shape, own.b.shape) for name, own in adapters.factors.items()}
+        if wants != has:
+            names = [name for name in sorted({*wants, *has}) if wants.get(name) != has.get(name)]
+            raise BundleError(
+                f"{names[0]!r} is not adapted alike in what the run starts from: take the rank, the layers and "
+                "`frozen` that those adapters have, and tune adapters, not all weights"
+            )
+        if dict(adapters.weights) != dict(self._digests):
+            raise BundleError("the adapters that the run starts from belong to other weights than these")
+        if adapters.alpha != self._config.alpha:
+            raise BundleError(f"the adapters that the run starts from have alpha {adapters.alpha:g}: give that one")
+        with torch.no_grad():
+            for name, (a, b) in self._lora.items():
+                a.copy_(torch.from_numpy(adapters.factors[name].a.astype(np.float32)))
+                b.copy_(torch.from_numpy(adapters.factors[name].b.astype(np.float32)))
 
     def begin(self) -> None:
         """Fit the heads to the model as it is: from there on what is tuned moves the least (Kumar et al. 2022)."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,46 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(
     # What is finished is not done anew.
     monkeypatch.setattr(tuning._Run, "_step", stop)
     assert same(distil([lesson()], base("bert"), own, work=tmp_path, resume=True), whole)
+
+
+def test_a_run_starts_from_the_adapters_of_another(base: Callable[[str], Path], tmp_path: Path) -> None:
+    first = distil([lesson()], base("bert"), config(epochs=8))
+    assert first.adapters is not None
+    still = config(epochs=1, rate=1e-9, decay=0.0)
+    kept = distil([lesson()], base("bert"), still, onto=first.adapters)
+    anew = distil([lesson()], base("bert"), still)
+    assert kept.adapters is not None
+    for name, own in kept.adapters.factors.items():
+        np.testing.assert_allclose(own.a, first.adapters.factors[name].a, atol=1e-6)
+        np.testing.assert_allclose(own.b, first.adapters.factors[name].b, atol=1e-6)
+    # Its heads are fitted to what those adapters make of texts.
+    assert kept.losses[0] < 0.8 * anew.losses[0]
+    on, part = config(epochs=1), None
+    for _ in range(8):
+        part = distil([lesson()], base("bert"), on, onto=first.adapters, work=tmp_path, resume=True, minutes=0)
+    assert part is not None
+    assert same(part, distil([lesson()], base("bert"), on, onto=first.adapters))
+    # As a bundle has them.
+    halves = distil([lesson()], base("bert"), still, onto=first.adapters.half())
+    assert halves.losses[0] == pytest.approx(kept.losses[0], abs=1e-2)
+    with pytest.raises(UnsupportedValueError, match="another run"):
+        distil([lesson()], base("bert"), on, work=tmp_path, resume=True)
+
+
+def test_adapters_that_a_run_cannot_start_from_are_refused(base: Callable[[str], Path]) -> None:
+    found = distil([lesson()], base("bert"), config(epochs=1)).adapters
+    assert found is not None
+    for own, words in (
+        (config(rank=2), "is not adapted alike"),
+        (config(frozen=1), "is not adapted alike"),
+        (config(full=True, rate=1e-3), "tune adapters, not all weights"),
+        (config(alpha=4.0), "have alpha 8"),
+    ):
+        with pytest.raises(BundleError, match=words):
+            distil([lesson()], base("bert"), own, onto=found)
+    other = replace(found, weights=dict.fromkeys(found.weights, "0" * 64))
+    with pytest.raises(BundleError, match="belong to other weights"):
+        distil([lesson()], base("bert"), config(), onto=other)
 
 
 def test_the_end_of_the_time_is_no_loss(base: Callable[[str], Path], tmp_path: Path) -> None:
