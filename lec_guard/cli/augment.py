@@ -9,8 +9,7 @@ import rich.table
 import typer
 
 from lec_guard.cli import data as options
-from lec_guard.cli.terminal import FAILED, INTERRUPTED, ask_to_go_on, cell, console, fail, lines, parts
-from lec_guard.errors import BundleError, LecGuardError, UnsupportedValueError
+from lec_guard.cli.terminal import ask_to_go_on, cell, console, fail, lines, mistakes_told, parts
 
 if TYPE_CHECKING:
     from lec_guard.train.harmaug import Estimate, Report
@@ -103,7 +102,7 @@ def augment(
         "sample": sample,
         "stage": stage,
     }
-    try:
+    with mistakes_told():
         run = AugmentConfig.read(config, given)
         start = Exemplars.read(run)
         _print_estimate(estimate(run, start))
@@ -111,12 +110,6 @@ def augment(
             ask_to_go_on()
         with parts() as progress:
             report = make(run, out, exemplars=start, progress=progress)
-    except (UnsupportedValueError, BundleError) as error:
-        fail(str(error))
-    except LecGuardError as error:
-        fail(str(error), FAILED)
-    except KeyboardInterrupt:
-        fail("interrupted; the same command goes on from here", INTERRUPTED)
     _print_report(report)
     typer.echo(f"lec-guard train {out / 'examples.jsonl'} --label score --head HEAD --out BUNDLE")
 

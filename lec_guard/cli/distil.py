@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from lec_guard.cli import data as options
-from lec_guard.cli.terminal import FAILED, INTERRUPTED, console, fail, need, parts
-from lec_guard.errors import BundleError, LecGuardError, UnsupportedValueError
+from lec_guard.cli.terminal import FROM_CHECKPOINT, INTERRUPTED, console, fail, mistakes_told, need, parts
 
 
 def distil(
@@ -89,17 +88,8 @@ def distil(
             "seed": seed,
         },
     }
-    try:
-        with parts() as progress:
-            result = distil_bundle(
-                DistilRun.read(config, given), out, resume=resume, minutes=minutes, progress=progress
-            )
-    except (UnsupportedValueError, BundleError) as error:
-        fail(str(error))
-    except LecGuardError as error:
-        fail(str(error), FAILED)
-    except KeyboardInterrupt:
-        fail("interrupted; the same command with --resume goes on from its last checkpoint", INTERRUPTED)
+    with mistakes_told(FROM_CHECKPOINT), parts() as progress:
+        result = distil_bundle(DistilRun.read(config, given), out, resume=resume, minutes=minutes, progress=progress)
     if isinstance(result, Unfinished):
         fail(f"the time is over after step {result.steps} of {result.total}; --resume goes on from here", INTERRUPTED)
     console().print(distil_summary(result))

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import rich.table
 import typer
 
-from lec_guard.cli.terminal import FAILED, INTERRUPTED, ask_to_go_on, cell, console, fail, lines, parts
-from lec_guard.errors import BundleError, LecGuardError, UnsupportedValueError
+from lec_guard.cli.terminal import ask_to_go_on, cell, console, fail, lines, mistakes_told, parts
 
 if TYPE_CHECKING:
     from lec_guard.train.harmaug import Estimate
@@ -64,7 +63,7 @@ def pii_data(
         "requests_per_minute": rpm,
         "seed": seed,
     }
-    try:
+    with mistakes_told():
         run = PiiDataConfig.read(config, given)
         samples = PiiSamples.read(run)
         _print_estimate(estimate_pairs(run, samples.learnt))
@@ -72,12 +71,6 @@ def pii_data(
             ask_to_go_on()
         with parts() as progress:
             report = make_pairs(run, out, samples=samples, progress=progress)
-    except (UnsupportedValueError, BundleError) as error:
-        fail(str(error))
-    except LecGuardError as error:
-        fail(str(error), FAILED)
-    except KeyboardInterrupt:
-        fail("interrupted; the same command goes on from here", INTERRUPTED)
     _print_report(report)
     typer.echo(f"lec-guard tune {out / 'pairs.jsonl'} --model FOLDER --out ADAPTERS")
 

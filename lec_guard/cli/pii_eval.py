@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import rich.table
 import typer
 
-from lec_guard.cli.terminal import FAILED, INTERRUPTED, cell, console, fail, lines, need, parts
-from lec_guard.errors import BundleError, LecGuardError, UnsupportedValueError
+from lec_guard.cli.terminal import cell, console, fail, lines, mistakes_told, need, parts
 
 if TYPE_CHECKING:
     from lec_guard.train.metrics import Figure
@@ -70,15 +69,8 @@ def pii_eval(
         "sample": sample,
         "pii": {"ner": False if no_ner else ner, "allowed": allow or None},
     }
-    try:
-        with parts() as progress:
-            result = evaluate_pii(PiiEvalConfig.read(config, given), out, progress=progress)
-    except (UnsupportedValueError, BundleError) as error:
-        fail(str(error))
-    except LecGuardError as error:
-        fail(str(error), FAILED)
-    except KeyboardInterrupt:
-        fail("interrupted; the same command goes on from here", INTERRUPTED)
+    with mistakes_told(), parts() as progress:
+        result = evaluate_pii(PiiEvalConfig.read(config, given), out, progress=progress)
     _print(result)
 
 

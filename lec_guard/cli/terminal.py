@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import NoReturn
 
+from lec_guard.errors import BundleError, LecGuardError, UnsupportedValueError
 from lec_guard.step import STAGES, Action, Stage
 
 try:
@@ -21,6 +22,9 @@ except ModuleNotFoundError as missing:  # pragma: no cover - the test runs this 
 
 ALLOWED, FAILED, USAGE, BLOCKED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes."""
+
+FROM_CHECKPOINT = "the same command with --resume goes on from its last checkpoint"
+"""What is to be done after an interruption, where checkpoints were asked for."""
 
 
 def fail(message: str, code: int = USAGE) -> NoReturn:
@@ -122,6 +126,26 @@ def stage_of(word: str) -> Stage:
     if not found:
         fail(f"unknown stage {word!r}; use one of {', '.join(STAGES)}")
     return found[0]
+
+
+@contextmanager
+def mistakes_told(interrupted: str = "the same command goes on from here") -> Iterator[None]:
+    """End with words and an exit code where a run can't go on: what was asked is wrong, it failed, or it was stopped.
+
+    Args:
+        interrupted: What is to be done after an interruption.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        yield
+    except (UnsupportedValueError, BundleError) as error:
+        fail(str(error))
+    except LecGuardError as error:
+        fail(str(error), FAILED)
+    except KeyboardInterrupt:
+        fail(f"interrupted; {interrupted}", INTERRUPTED)
 
 
 @contextmanager

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from lec_guard.cli import data as options
-from lec_guard.cli.terminal import FAILED, INTERRUPTED, console, fail, need, parts
-from lec_guard.errors import BundleError, LecGuardError, UnsupportedValueError
+from lec_guard.cli.terminal import console, fail, mistakes_told, need, parts
 
 
 def train(
@@ -87,7 +86,7 @@ def train(
             fail("--add-head reads what the bundle reads: leave out --model, --turn, --layer and --pooling")
     elif out is None or to is not None or base is not None:
         fail("give --out FOLDER for a new bundle, or --add-head HEAD --to BUNDLE for one that is there")
-    try:
+    with mistakes_told():
         run = TrainConfig.read(config, given)
         with parts() as progress:
             if to is not None:
@@ -97,11 +96,5 @@ def train(
                 result, folder, name = fit(run, out, progress=progress), out, ""
         (folder / f"{name}report.html").write_text(train_report(result), encoding="utf-8")
         (folder / f"{name}README.md").write_text(model_card(result), encoding="utf-8")
-    except (UnsupportedValueError, BundleError) as error:
-        fail(str(error))
-    except LecGuardError as error:
-        fail(str(error), FAILED)
-    except KeyboardInterrupt:
-        fail("interrupted; the same command goes on from here", INTERRUPTED)
     console().print(train_summary(result))
     typer.echo(f"lec-guard check --detector {folder} --policies {folder / f'{name}policy.yaml'} 'a text'")

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import rich.table
 import typer
 
-from lec_guard.cli.terminal import FAILED, INTERRUPTED, cell, console, fail, lines, need, parts
-from lec_guard.errors import BundleError, LecGuardError, UnsupportedValueError
+from lec_guard.cli.terminal import FROM_CHECKPOINT, INTERRUPTED, cell, console, fail, lines, mistakes_told, need, parts
 
 if TYPE_CHECKING:
     from lec_guard.train.pii import TuneReport
@@ -62,15 +61,8 @@ def tune(
         "max_prompt": max_prompt,
         "seed": seed,
     }
-    try:
-        with parts() as progress:
-            result = run_of(TuneConfig.read(config, given), out, resume=resume, minutes=minutes, progress=progress)
-    except (UnsupportedValueError, BundleError) as error:
-        fail(str(error))
-    except LecGuardError as error:
-        fail(str(error), FAILED)
-    except KeyboardInterrupt:
-        fail("interrupted; the same command with --resume goes on from its last checkpoint", INTERRUPTED)
+    with mistakes_told(FROM_CHECKPOINT), parts() as progress:
+        result = run_of(TuneConfig.read(config, given), out, resume=resume, minutes=minutes, progress=progress)
     if isinstance(result, Unfinished):
         fail(f"the time is over after step {result.steps} of {result.total}; --resume goes on from here", INTERRUPTED)
     _print(result)
