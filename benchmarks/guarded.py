@@ -24,8 +24,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, StoppingCriteria
+from transformers import PreTrainedTokenizerFast, StoppingCriteria
 
+from benchmarks.half_b import half_b
 from lec_guard import Guard
 from lec_guard.bench.machine import processor
 from lec_guard.detect.backends.torch import Dtype
@@ -136,20 +137,10 @@ def _settings(count: int) -> dict[str, Any]:
 
 
 def _model(folder: Path) -> tuple[Any, PreTrainedTokenizerFast]:
-    config = Qwen2Config(
-        hidden_size=896,
-        intermediate_size=4864,
-        num_hidden_layers=24,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        vocab_size=151_936,
-        tie_word_embeddings=True,
-        dtype=torch.bfloat16,
-    )
-    model: Any = Qwen2ForCausalLM(config).bfloat16()
-    model.eval().save_pretrained(folder)
+    model = half_b()
+    model.save_pretrained(folder)
     special = ["<pad>", "<eos>", "<unk>", "<system>", "<user>", "<assistant>"]
-    words = [*special, *(f"w{number}" for number in range(config.vocab_size - len(special)))]
+    words = [*special, *(f"w{number}" for number in range(model.config.vocab_size - len(special)))]
     own = Tokenizer(WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>"))  # noqa: S106
     own.pre_tokenizer = Whitespace()
     own.add_special_tokens(special)

@@ -16,8 +16,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks.half_b import half_b
 from lec_guard.bench.machine import processor
 from lec_guard.generate import Guidance, GuidedCausalLM
 
@@ -35,19 +35,7 @@ def seconds(run: Callable[[], object]) -> float:
 def main() -> None:
     """Measure and write."""
     torch.manual_seed(0)
-    config = Qwen2Config(
-        hidden_size=896,
-        intermediate_size=4864,
-        num_hidden_layers=24,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        vocab_size=151_936,
-        tie_word_embeddings=True,
-        dtype=torch.bfloat16,
-    )
-    # transformers' own types of these do not fit each other.
-    model: Any = Qwen2ForCausalLM(config).bfloat16()
-    model.eval()
+    model = half_b()
     ids, others = (torch.randint(1_000, 100_000, (1, PROMPT)) for _ in range(2))
     mask = torch.ones_like(ids)
 

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Qwen2Config, Qwen2Model
 
 from lec_guard import Step
+from lec_guard.bench.other_models import QWEN2_HALF_B
 from lec_guard.detect.backends.torch import TorchBackend
 from lec_guard.detect.detector import LayerDetector
 from lec_guard.detect.extractor import Block, Extractor
@@ -33,27 +34,25 @@ from lec_guard.detect.prune import PrunedModel
 from lec_guard.detect.turns import Template
 from lec_guard.detect.windows import Windower, WindowSpec
 
-FULL_LAYERS, VOCAB = 24, 2000
+VOCAB = 2000
 KEPT, ANEW = "prefix kept", "context read anew"
 
 
 def model(layers: int) -> PrunedModel:
     """The first layers of a Qwen2-0.5B with random weights and a small vocabulary."""
-    config = Qwen2Config(
-        vocab_size=VOCAB,
-        hidden_size=896,
-        intermediate_size=4864,
-        num_hidden_layers=layers,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        max_position_embeddings=32_768,
-        use_cache=False,
-    )
+    config = Qwen2Config(**QWEN2_HALF_B.config, vocab_size=VOCAB, num_hidden_layers=layers, use_cache=False)
     torch.manual_seed(0)
     module: torch.nn.Module = Qwen2Model(config)
     module.eval().requires_grad_(requires_grad=False)
     module.norm = torch.nn.Identity()
-    return PrunedModel(module, layers, FULL_LAYERS, config.hidden_size, pad_id=0, max_positions=32_768)
+    return PrunedModel(
+        module,
+        layers,
+        QWEN2_HALF_B.layers,
+        config.hidden_size,
+        pad_id=0,
+        max_positions=config.max_position_embeddings,
+    )
 
 
 def words() -> Tokenizer:
@@ -80,7 +79,9 @@ def detector(layers: int, text_tokens: int) -> LayerDetector:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=int, default=FULL_LAYERS // 2, help=f"that are left of {FULL_LAYERS}")
+    parser.add_argument(
+        "--layers", type=int, default=QWEN2_HALF_B.layers // 2, help=f"that are left of {QWEN2_HALF_B.layers}"
+    )
     parser.add_argument("--context", type=int, default=400, help="tokens of the context, without the template")
     parser.add_argument("--tokens", type=int, default=32, help="of each text, likewise")
     parser.add_argument("--rounds", type=int, default=20)
@@ -121,7 +122,7 @@ def main() -> None:
     }
 
     print(
-        f"Qwen2-0.5B's shape, {args.layers} of {FULL_LAYERS} layers, random weights, {VOCAB} words; "
+        f"Qwen2-0.5B's shape, {args.layers} of {QWEN2_HALF_B.layers} layers, random weights, {VOCAB} words; "
         f"{args.context} tokens of context, {args.tokens} of text, on {scores.backend}\n"
     )
     for way, ms in milliseconds.items():

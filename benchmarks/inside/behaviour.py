@@ -117,6 +117,7 @@ class Writer:
         return {"max_new_tokens": LONGEST, "do_sample": False, **drawn}
 
     def _texts(self, found: Tensor, width: int) -> list[str]:
+        # Of one row, decode gives one text; its type says a list, too.
         return [self.tokenizer.decode(own, skip_special_tokens=True) for own in found[:, width:]]  # type: ignore[misc]
 
 

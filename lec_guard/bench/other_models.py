@@ -27,7 +27,7 @@ class OtherModel:
     kind: str
     layers: int
     vocabulary: int
-    config: Mapping[str, object]
+    config: Mapping[str, Any]
     most_rounds: int | None = None
 
     def build(self, layers: int) -> torch.nn.Module:
