@@ -73,19 +73,34 @@ def load_any(path: Path, layers: int | None) -> PrunedModel:
         wrong = sorted(missing)[:3] or sorted(map(str, report["mismatched_keys"]))[:3]
         raise BundleError(f"{path}: the weights don't fit the config, first at {', '.join(wrong)}")
     module.eval().requires_grad_(requires_grad=False)
+    pruned = as_pruned(module, config, keep, full)
+    if keep < full:
+        _drop_final_norm(module, left)
+        _check_cut(pruned, path)
+    return pruned
+
+
+def as_pruned(module: torch.nn.Module, config: PretrainedConfig, layers: int, full: int) -> PrunedModel:
+    """A module that is cut already, with what its config says of it.
+
+    Args:
+        module: The cut module.
+        config: That of the whole model.
+        layers: How many layers are kept.
+        full: How many the whole model has.
+
+    Returns:
+        The cut model.
+    """
     pad = getattr(config, "pad_token_id", None)
-    pruned = PrunedModel(
+    return PrunedModel(
         module=module,
-        layers=keep,
+        layers=layers,
         full_layers=full,
         width=config.hidden_size,
         pad_id=pad if isinstance(pad, int) and pad >= 0 else 0,
         max_positions=getattr(config, "max_position_embeddings", None),
     )
-    if keep < full:
-        _drop_final_norm(module, left)
-        _check_cut(pruned, path)
-    return pruned
 
 
 def save_tuned(path: Path, layers: int, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:

@@ -298,7 +298,7 @@ class LayerDetector:
             exported = Extractor.load_onnx(
                 bundle.base_folder(), spec.base, window=bundle.window, extractor_id=spec.extractor_id
             )
-            return cls._of(exported, bundle, budget, cache)
+            return cls.of_bundle(exported, bundle, budget=budget, cache=cache)
         if backend == "auto":
             # Imported here, because it needs what only some backends need.
             from lec_guard.detect.auto import fastest
@@ -315,10 +315,31 @@ class LayerDetector:
                 f"{bundle.folder}: the heads were fitted on extractor {spec.extractor_id[:16]}…, but these weights, "
                 f"adapters, layers, pooling and windows make {extractor.extractor_id[:16]}…; fit the heads again"
             )
-        return cls._of(extractor, bundle, budget, cache)
+        return cls.of_bundle(extractor, bundle, budget=budget, cache=cache)
 
     @classmethod
-    def _of(cls, extractor: Extractor, bundle: Bundle, budget: int | None, cache: ContextCache[Any]) -> LayerDetector:
+    def of_bundle(
+        cls,
+        extractor: Extractor,
+        bundle: Bundle,
+        *,
+        budget: int | None = TOKEN_BUDGET,
+        cache: ContextCache[Any] | None = None,
+    ) -> LayerDetector:
+        """The heads of a bundle on an extractor that is there already.
+
+        Args:
+            extractor: The one that they were fitted on; nothing here checks that.
+            bundle: The bundle.
+            budget: Tokens of one text beyond which it is not read; None reads any length.
+            cache: Holds the contexts that were read; None makes one.
+
+        Returns:
+            The detector.
+
+        Raises:
+            BundleError: If extractor and heads don't fit.
+        """
         spec, heads = bundle.spec.pairs, bundle.learned.pair_heads
         pairs = None
         if spec is not None and heads is not None:

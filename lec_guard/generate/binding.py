@@ -13,15 +13,13 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lec_guard.detect.architectures import final_norms_of, shortened
+from lec_guard.detect.architectures import as_pruned, final_norms_of, shortened
 from lec_guard.detect.backends.torch import BlockPooling, Dtype, TorchBackend
 from lec_guard.detect.bundle import Bundle, PrefixPairs
-from lec_guard.detect.detector import TOKEN_BUDGET, LayerDetector
+from lec_guard.detect.detector import LayerDetector
 from lec_guard.detect.extractor import extractor_id, extractor_of
-from lec_guard.detect.pairs import PairHeads
-from lec_guard.detect.prefix import PrefixPairs as PrefixReader
 from lec_guard.detect.prune import PrunedModel, owned_stack
-from lec_guard.detect.turns import Role, Template
+from lec_guard.detect.turns import Role
 from lec_guard.detect.windows import Windower
 from lec_guard.errors import BundleError, DetectorError
 
@@ -100,15 +98,8 @@ class Bound:
         windower = Windower.from_json(content, bundle.window)
         backend = TorchBackend(cut, bundle.blocks, bundle.learned.gates, dtype, parameter.device)
         extractor = extractor_of(windower, backend, found, turn)
-        template = Template(spec.pairs.before, spec.pairs.between, spec.pairs.after)
-        reader = PrefixReader(extractor, template, budget=TOKEN_BUDGET)
         return cls(
-            detector=LayerDetector(
-                extractor,
-                bundle.learned.heads,
-                bundle.detector_id,
-                pairs=PairHeads(reader, bundle.learned.pair_heads),
-            ),
+            detector=LayerDetector.of_bundle(extractor, bundle),
             windower=windower,
             pooling=BlockPooling(bundle.blocks, bundle.learned.gates).to(parameter.device),
             layers=frozenset(block.layer for block in bundle.blocks),
@@ -150,15 +141,7 @@ def shared(model: PreTrainedModel, layers: int, name: str) -> PrunedModel:
     if layers < full:
         for norm in final_norms_of(cut):
             setattr(cut, norm, torch.nn.Identity())
-    pad = getattr(config, "pad_token_id", None)
-    return PrunedModel(
-        module=cut,
-        layers=layers,
-        full_layers=full,
-        width=config.hidden_size,
-        pad_id=pad if isinstance(pad, int) and pad >= 0 else 0,
-        max_positions=getattr(config, "max_position_embeddings", None),
-    )
+    return as_pruned(cut, config, layers, full)
 
 
 def _twin(module: torch.nn.Module) -> Any:

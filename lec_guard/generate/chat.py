@@ -34,9 +34,10 @@ from lec_guard.chain.plan import Passed, Plan
 from lec_guard.chain.protect import put_back
 from lec_guard.chain.runnable import VERDICT_EVENT, GuardRunnable
 from lec_guard.errors import GuardBlocked, UnsupportedValueError
+from lec_guard.generate.calls import CALL_CLOSES, CALL_OPENS
 from lec_guard.generate.decoding import Decoder
 from lec_guard.generate.detector import EVERY, InsideDetector
-from lec_guard.generate.local import CALL_CLOSES, CALL_OPENS, Answered, LocalChatModel
+from lec_guard.generate.local import Answered, LocalChatModel
 from lec_guard.generate.reading import Reading
 from lec_guard.generate.states import Caught
 from lec_guard.generate.writing import Writing

@@ -30,9 +30,9 @@ from lec_guard.generate.decoding import Decoder
 from lec_guard.generate.detector import InsideDetector
 from lec_guard.generate.guidance import GuidedCausalLM
 from lec_guard.generate.mixing import Guidance
-from lec_guard.generate.prompts import NEGATIVE, POSITIVE, padded, paired
+from lec_guard.generate.prompts import NEGATIVE, POSITIVE, PairedPrompts, padded
 from lec_guard.generate.reading import Reading
-from lec_guard.generate.rendering import Rendered, render
+from lec_guard.generate.rendering import Rendered, longest_of, render
 from lec_guard.generate.states import Caught
 from lec_guard.growing import GrowingStep
 from lec_guard.guard import Guard
@@ -165,7 +165,7 @@ class GuardedCausalLM:
     def _row(self, messages: Conversation, tenant: str | None) -> _Row:
         own = list(messages)
         asked = None if self.guidance is None else self._asked[0]
-        prompt = render(self.tokenizer, own, asked=asked, longest=self._longest)
+        prompt = render(self.tokenizer, own, asked=asked, longest=longest_of(self.model))
         config: RunnableConfig = {
             # Nobody hears of a run that is none of LangChain's; sinks hear of all.
             "callbacks": CallbackManager(handlers=[], parent_run_id=uuid.uuid4()),
@@ -175,11 +175,6 @@ class GuardedCausalLM:
         for error in plan.errors.values():
             raise error
         return _Row(own, prompt, plan, config, request_of(own), tenant)
-
-    @property
-    def _longest(self) -> int | None:
-        found = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        return found if isinstance(found, int) else None
 
     def _answered(self, rows: list[_Row], streamer: Any, settings: dict[str, Any]) -> list[GuardedAnswer]:
         model: Any = self.model
@@ -206,12 +201,12 @@ class GuardedCausalLM:
     def _generate(self, rows: Sequence[_Row], settings: dict[str, Any]) -> Tensor:
         model: Any = self.model
         settings = {"return_dict_in_generate": False, **settings}
-        positive, negative = self._asked
         if self.guidance is None:
             ids, mask = padded([row.prompt.ids for row in rows], self.tokenizer)
             found = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **settings)
         else:
-            prompts = paired(self.tokenizer, [row.messages for row in rows], positive=positive, negative=negative)
+            negative = [render(self.tokenizer, row.messages, asked=self._asked[1]) for row in rows]
+            prompts = PairedPrompts.of([row.prompt for row in rows], negative, self.tokenizer)
             arguments: dict[str, Any] = {name: own.to(model.device) for name, own in prompts.arguments().items()}
             found = GuidedCausalLM(model, self.guidance).generate(**arguments, **settings)
         return found if isinstance(found, Tensor) else found.sequences
@@ -287,10 +282,9 @@ class _Run(LogitsProcessor):
                     self._read(one, token, {layer: own[at : at + 1] for layer, own in last.items()})
         return scores
 
-    @property
-    def stopped(self) -> list[bool]:
-        """Of each row of the batch, whether it is not to go on."""
-        return [one.over for one in self._writing or ()]
+    def stopped(self, rows: int) -> list[bool]:
+        """Of each row of the batch, whether it is not to go on; with beams none: which is the answer is still open."""
+        return [False] * rows if self._beams else [one.over for one in self._writing or ()]
 
     def _begin(self, input_ids: Tensor, states: Mapping[int, Tensor]) -> None:
         each = len(input_ids) // len(self._rows)
@@ -413,10 +407,7 @@ class _Stops(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:  # noqa: ARG002
         """Of each row, whether it is over."""
-        stopped = self._run.stopped
-        if len(stopped) != len(input_ids):  # beams: which of them is the answer is not known yet
-            stopped = [False] * len(input_ids)
-        return torch.tensor(stopped, device=input_ids.device, dtype=torch.bool)
+        return torch.tensor(self._run.stopped(len(input_ids)), device=input_ids.device, dtype=torch.bool)
 
 
 def _answer_of(row: _Row, text: str) -> Step:

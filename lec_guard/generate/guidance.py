@@ -17,6 +17,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from lec_guard.errors import UnsupportedValueError
 from lec_guard.generate.mixing import Guidance
+from lec_guard.generate.rendering import longest_of
 from lec_guard.generate.states import uncaught
 
 _ELSEWHERE = ("assistant_model", "prompt_lookup_num_tokens", "guidance_scale", "negative_prompt_ids", "inputs_embeds")
@@ -136,7 +137,7 @@ class GuidedCausalLM(torch.nn.Module, GenerationMixin):
         if len(positive[0]) != len(negative[0]):
             raise ValueError(f"{len(negative[0])} negative prompts for {len(positive[0])} prompts")
         width, pad = max(positive[0].shape[1], negative[0].shape[1]), _pad(self.generation_config, settings)
-        longest, room = self._longest(width, settings), getattr(self.config, "max_position_embeddings", None)
+        longest, room = self._longest(width, settings), longest_of(self.model)
         if room is not None and longest > room:
             raise ValueError(f"prompts of {width} tokens and their answers make {longest}, and the model reads {room}")
         ids, mask = _widened(positive, width, pad)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,9 +19,9 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, InvalidToolCall
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
-from langchain_core.messages.tool import ToolCall, invalid_tool_call, tool_call, tool_call_chunk
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers import JsonOutputKeyToolsParser, JsonOutputToolsParser, PydanticToolsParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
@@ -43,14 +42,12 @@ from transformers import (
 
 from lec_guard.detect.architectures import loading
 from lec_guard.errors import BundleError, UnsupportedValueError
+from lec_guard.generate.calls import CALL_CLOSES, CALL_OPENS, Calls, Part
 from lec_guard.generate.guidance import GuidedCausalLM
 from lec_guard.generate.mixing import Guidance
 from lec_guard.generate.prompts import NEGATIVE, POSITIVE, padded, paired
-from lec_guard.generate.rendering import Rendered, check_template, conversation_of, render
+from lec_guard.generate.rendering import Rendered, check_template, conversation_of, longest_of, render
 from lec_guard.generate.writing import Writing
-
-CALL_OPENS, CALL_CLOSES = "<tool_call>", "</tool_call>"
-"""What stands around a tool call; Hermes, Qwen and others that were trained like them write it so."""
 
 _SAMPLING = ("temperature", "top_p", "top_k")
 _LENGTHS = ("max_new_tokens", "max_tokens")
@@ -326,7 +323,7 @@ class LocalChatModel(BaseChatModel):
     def _prompt(self, messages: Sequence[BaseMessage], asked: Asked) -> Prompt:
         """Write the prompt down, on the caller's thread."""
         conversation = conversation_of(messages)
-        longest: int | None = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        longest = longest_of(self.model)
         if self.guidance is None:
             rendered = render(self.tokenizer, conversation, tools=asked.tools, longest=longest)
             ids, mask = padded([rendered.ids], self.tokenizer)
@@ -437,7 +434,7 @@ class LocalChatModel(BaseChatModel):
     ) -> ChatResult:
         # Read piece by piece like a stream, so that a task that is cancelled writes no further.
         answer = await run_in_executor(None, self._begun, messages, stop, kwargs)
-        parts: list[_Part] = []
+        parts: list[Part] = []
         async with _ended(answer.writing):
             while (piece := await run_in_executor(None, next, answer.writing, None)) is not None:
                 parts += answer.parts(piece)
@@ -471,9 +468,6 @@ async def _ended(writing: Writing) -> AsyncIterator[None]:
             await asyncio.shield(run_in_executor(None, writing.stop))
 
 
-_Part = str | ToolCall | InvalidToolCall
-
-
 class Answered:
     """A writing, read as content and tool calls.
 
@@ -487,18 +481,18 @@ class Answered:
         self.writing = writing
         self._model_name = model_name
         # Who bound no tools asked for no calls: what looks like one is text.
-        self._calls = _Calls() if reads_calls else None
+        self._calls = Calls() if reads_calls else None
         self._index = 0
 
-    def parts(self, piece: str) -> list[_Part]:
+    def parts(self, piece: str) -> list[Part]:
         """What a piece of text brings: text, and calls that are whole with it."""
         return [piece] if self._calls is None else self._calls.add(piece)
 
-    def rest(self) -> list[_Part]:
+    def rest(self) -> list[Part]:
         """What is left at the end."""
         return [] if self._calls is None else self._calls.rest()
 
-    def chunk(self, part: _Part) -> ChatGenerationChunk:
+    def chunk(self, part: Part) -> ChatGenerationChunk:
         """A part as LangChain streams it."""
         if isinstance(part, str):
             return ChatGenerationChunk(message=AIMessageChunk(content=part))
@@ -514,7 +508,7 @@ class Answered:
         )
         return ChatGenerationChunk(message=message)
 
-    def result(self, parts: Sequence[_Part]) -> ChatResult:
+    def result(self, parts: Sequence[Part]) -> ChatResult:
         """All parts as one answer."""
         message = AIMessage(
             content="".join(part for part in parts if isinstance(part, str)),
@@ -533,76 +527,3 @@ class Answered:
 
     def _metadata(self) -> dict[str, Any]:
         return {"model_name": self._model_name, "finish_reason": self.writing.finish_reason}
-
-
-class _Calls:
-    """Text as it comes, split into content and tool calls; what may be the beginning of a call is kept back.
-
-    Space before the first call and after one belongs to the calls.
-    """
-
-    def __init__(self) -> None:
-        self._held = ""
-        self._inside = self._called = False
-        self._blank = True
-
-    def add(self, text: str) -> list[_Part]:
-        self._held += text
-        found: list[_Part] = []
-        while True:
-            mark = CALL_CLOSES if self._inside else CALL_OPENS
-            before, is_there, after = self._held.partition(mark)
-            if not is_there:
-                break
-            self._held = after
-            if self._inside:
-                found.append(_call(before, mark))
-                self._called = self._blank = True
-            elif not (self._blank and before.isspace()):
-                found += self._content(before)
-            self._inside = not self._inside
-        if not self._inside:
-            begun = max((size for size in range(len(CALL_OPENS)) if self._held.endswith(CALL_OPENS[:size])), default=0)
-            safe = self._held[: len(self._held) - begun]
-            if not (self._blank and safe.isspace()):
-                found += self._content(safe)
-                self._held = self._held[len(safe) :]
-        return found
-
-    def rest(self) -> list[_Part]:
-        """What is left at the end."""
-        held, self._held = self._held, ""
-        if self._inside:
-            return [_call(held, "")]
-        return [] if self._called and held.isspace() else self._content(held)
-
-    def _content(self, text: str) -> list[_Part]:
-        if not text:
-            return []
-        self._blank = False
-        return [text]
-
-
-def _call(written: str, closed: str) -> ToolCall | InvalidToolCall:
-    """What the model wrote between the marks; one that was never closed counts if it is whole."""
-    own = f"call_{uuid.uuid4().hex}"
-    name: str | None = None
-    try:
-        found = json.loads(written, parse_constant=_no_number)
-        if not isinstance(found, dict) or not isinstance(found.get("name"), str) or not found["name"]:
-            raise ValueError("it is no object with a name")
-        name, args = found["name"], found.get("arguments", {})
-        if isinstance(args, str):
-            args = json.loads(args, parse_constant=_no_number)
-        if not isinstance(args, dict):
-            raise ValueError("its arguments are no object")
-    except (ValueError, RecursionError) as error:
-        # With the marks it is no JSON, so that nobody who mends what looks unfinished makes a call of it.
-        return invalid_tool_call(
-            name=name, args=f"{CALL_OPENS}{written}{closed}", id=own, error=f"not a tool call: {error}"
-        )
-    return tool_call(name=name, args=args, id=own)
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no value of JSON")

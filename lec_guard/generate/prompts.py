@@ -34,8 +34,34 @@ class PairedPrompts:
     attention_mask: Tensor
     negative_input_ids: Tensor
     negative_attention_mask: Tensor
-    positive: tuple[Rendered, ...] = ()
-    negative: tuple[Rendered, ...] = ()
+    positive: tuple[Rendered, ...]
+    negative: tuple[Rendered, ...]
+
+    @classmethod
+    def of(
+        cls, positive: Sequence[Rendered], negative: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase
+    ) -> PairedPrompts:
+        """Prompts that are written down already.
+
+        Args:
+            positive: The positive ones.
+            negative: The negative ones, in the same order.
+            tokenizer: Of the model; see `padded`.
+
+        Returns:
+            The pairs, padded.
+        """
+        (ids, mask), (others, other_mask) = (
+            padded([one.ids for one in own], tokenizer) for own in (positive, negative)
+        )
+        return cls(
+            input_ids=ids,
+            attention_mask=mask,
+            negative_input_ids=others,
+            negative_attention_mask=other_mask,
+            positive=tuple(positive),
+            negative=tuple(negative),
+        )
 
     def arguments(self) -> dict[str, Tensor]:
         """The tensors by name, for `generate(**prompts.arguments())`."""
@@ -80,15 +106,7 @@ def paired(
         tuple(render(tokenizer, own, tools=tools, asked=asked, longest=longest) for own in conversations)
         for asked in (positive, negative)
     )
-    (ids, mask), (others, other_mask) = (padded([one.ids for one in own], tokenizer) for own in (first, second))
-    return PairedPrompts(
-        input_ids=ids,
-        attention_mask=mask,
-        negative_input_ids=others,
-        negative_attention_mask=other_mask,
-        positive=first,
-        negative=second,
-    )
+    return PairedPrompts.of(first, second, tokenizer)
 
 
 def padded(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:

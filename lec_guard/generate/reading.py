@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lec_guard.detect.heads import Matrix
-from lec_guard.detect.windows import Placed
+from lec_guard.detect.windows import Placed, Run
 from lec_guard.generate.binding import Bound
 from lec_guard.generate.rendering import MessageSpan, Rendered
 from lec_guard.step import Scores, Step
@@ -179,9 +179,20 @@ class Reading:
         Yields:
             Windows in their order.
         """
+        return bound.windower.placed(self.run(bound, text))
+
+    def run(self, bound: Bound, text: str) -> Run:
+        """The answer's tokens that were read, as windows are cut from them.
+
+        Args:
+            bound: Whose windows.
+            text: The answer's text.
+
+        Returns:
+            The tokens with their places.
+        """
         own, count = self.answer, self.answer.read
-        run = bound.windower.run_of(own.ids[:count], own.starts[:count], own.stops[:count], text)
-        return bound.windower.placed(run)
+        return bound.windower.run_of(own.ids[:count], own.starts[:count], own.stops[:count], text)
 
 
 def window_logits(
@@ -253,7 +264,7 @@ class Probe:
         """
         bound, count = self.bound, reading.answer.read
         least = min(bound.windower.spec.least, bound.windower.room)
-        own, room, states = reading.answer, bound.windower.room, reading.answer.states()
+        room, states = bound.windower.room, reading.answer.states()
         # Below that there is less than heads were fitted on.
         new = [(max(0, end - room), end) for end in range(max(self._seen + 1, least), count + 1)]
         for row in window_logits(bound, states, new):
@@ -261,7 +272,7 @@ class Probe:
         self._seen = count
         if self._smooth is None:
             return None
-        run = bound.windower.run_of(own.ids[:count], own.starts[:count], own.stops[:count], step.text)
+        run = reading.run(bound, step.text)
         placed = list(bound.windower.placed(run))[:-1]
         unknown = [(one.first, one.last) for one in placed if (one.first, one.last) not in self._known]
         self._known.update(zip(unknown, window_logits(bound, states, unknown), strict=True))

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lec_guard.detect.normalise import readable
 from lec_guard.detect.windows import Windower, WindowSpec
@@ -119,6 +119,19 @@ def _text(at: int, who: str, content: Any, called: set[str | None] | frozenset[s
                 f"message {at} ({who}) holds a block of type {kind}; this model reads text alone"
             )
     return "".join(found)
+
+
+def longest_of(model: PreTrainedModel) -> int | None:
+    """How much a model reads, prompt and answer together.
+
+    Args:
+        model: A causal model.
+
+    Returns:
+        Tokens; None where its config names no limit.
+    """
+    found = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return found if isinstance(found, int) else None
 
 
 def render(

@@ -18,7 +18,7 @@ from lec_guard.detect.detector import READING
 from lec_guard.detect.export import export
 from lec_guard.detect.extractor import Block, Extractor, Features, Tokens
 from lec_guard.detect.heads import HeadSpec
-from lec_guard.detect.pairs import KEY_SHARE, ContextCache, PairHeads, UnreadContextError
+from lec_guard.detect.pairs import KEY_SHARE, PairHeads, UnreadContextError
 from lec_guard.detect.past import Prefix
 from lec_guard.detect.prefix import PrefixPairs
 from lec_guard.detect.prune import load_pruned
@@ -670,9 +670,7 @@ def test_heads_of_another_width_are_refused(paired: Path) -> None:
     read = read_bundle(paired)
     learned = Learned(read.learned.heads, random_heads(WIDTH))
     with pytest.raises(BundleError, match="read 32 features, but the extractor gives 64"):
-        LayerDetector._of(
-            load(read.base_folder()), bundle.Bundle(paired, read.spec, learned, "tiny"), None, ContextCache()
-        )
+        LayerDetector.of_bundle(load(read.base_folder()), bundle.Bundle(paired, read.spec, learned, "tiny"))
 
 
 def test_bundle_over_an_encoder_is_refused(bert: Saved, tmp_path: Path) -> None:

@@ -7,14 +7,13 @@ by another way, so that no figure can stand for a guidance that was not applied.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lec_guard.detect.quiet import quiet
 from lec_guard.errors import UnsupportedValueError
-from lec_guard.generate import Guidance, GuidedCausalLM, PairedPrompts, paired
-from lec_guard.generate.prompts import padded
-from lec_guard.generate.rendering import render
+from lec_guard.generate import Guidance, GuidedCausalLM, PairedPrompts
+from lec_guard.generate.rendering import Rendered, render
 from lec_guard.train.pii.dialogues import Message
 from lec_guard.train.pii.opening import Causal
 from lec_guard.train.pii.pairs import content_ids
@@ -68,7 +67,7 @@ def fits(causal: Causal, asked: Asked, way: Way) -> bool:
     if causal.room is None:
         return True
     sides = _sides(causal, asked, way)
-    return max(map(len, sides)) + way.max_tokens <= causal.room
+    return max(len(side.ids) for side in sides) + way.max_tokens <= causal.room
 
 
 def answers(causal: Causal, model: Any, asked: Sequence[Asked], way: Way) -> list[str]:
@@ -86,9 +85,11 @@ def answers(causal: Causal, model: Any, asked: Sequence[Asked], way: Way) -> lis
     Raises:
         UnsupportedValueError: If a prompt does not fit.
     """
-    prompts = _prompts(causal, asked, way)
+    sides = [_sides(causal, one, way) for one in asked]
+    prompts = PairedPrompts.of([own for own, _ in sides], [own for _, own in sides], causal.tokenizer)
     width = prompts.input_ids.shape[1]
-    given: dict[str, Any] = {**prompts.arguments(), "max_new_tokens": way.max_tokens}
+    given: dict[str, Any] = {name: own.to(causal.device) for name, own in prompts.arguments().items()}
+    given["max_new_tokens"] = way.max_tokens
     guided = GuidedCausalLM(
         model, Guidance(coefficient=1.0 if way.coefficient is None else way.coefficient, space=way.space)
     )
@@ -109,22 +110,12 @@ def answers(causal: Causal, model: Any, asked: Sequence[Asked], way: Way) -> lis
     return [str(causal.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in written[:, width:]]
 
 
-def _sides(causal: Causal, asked: Asked, way: Way) -> list[list[int]]:
-    """The tokens of both prompts, with the beginning of the answer."""
+def _sides(causal: Causal, asked: Asked, way: Way) -> list[Rendered]:
+    """Both prompts, with the beginning of the answer."""
     if way.coefficient is None:
-        own = render(causal.tokenizer, asked.messages).ids
+        own = render(causal.tokenizer, asked.messages)
         sides = [own, own]
     else:
-        found = paired(causal.tokenizer, [asked.messages], positive=way.positive, negative=way.negative)
-        sides = [found.input_ids[0].tolist(), found.negative_input_ids[0].tolist()]
+        sides = [render(causal.tokenizer, asked.messages, asked=side) for side in (way.positive, way.negative)]
     begun = content_ids(causal.tokenizer, asked.prefix)
-    return [[*side, *begun] for side in sides]
-
-
-def _prompts(causal: Causal, asked: Sequence[Asked], way: Way) -> PairedPrompts:
-    sides = [_sides(causal, one, way) for one in asked]
-    first, second = (padded([both[at] for both in sides], causal.tokenizer) for at in (0, 1))
-    ids, mask, others, other_mask = (one.to(causal.device) for one in (*first, *second))
-    return PairedPrompts(
-        input_ids=ids, attention_mask=mask, negative_input_ids=others, negative_attention_mask=other_mask
-    )
+    return [replace(side, ids=[*side.ids, *begun]) for side in sides]

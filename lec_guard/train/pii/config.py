@@ -30,6 +30,26 @@ class _Part(BaseModel):
         return (value,) if isinstance(value, str | Path) else value
 
 
+class _Run(_Part):
+    """What a command is to do."""
+
+    @classmethod
+    def read(cls, path: Path | None, given: Mapping[str, Any] | None = None) -> Self:
+        """Read a YAML file; paths in it are relative to its folder, those of models too.
+
+        Args:
+            path: The file; None for flags alone.
+            given: What overrides it, as flags: key -> value. None is not given.
+
+        Returns:
+            The run.
+
+        Raises:
+            UnsupportedValueError: One line a mistake, as `lec_guard.train.config.read_run` says it.
+        """
+        return read_run(cls, path, given, place=_from_folder)
+
+
 class PiiRules(_Part):
     """What counts as personal data; see `lec_guard.detect.pii.PiiDetector`.
 
@@ -60,7 +80,7 @@ class GeneratorConfig(ModelConfig):
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.7
 
 
-class PiiDataConfig(_Part):
+class PiiDataConfig(_Run):
     """A run that makes pairs of answers.
 
     Attributes:
@@ -108,24 +128,8 @@ class PiiDataConfig(_Part):
             raise ValueError("two of them have one name: give another model, or a folder of another name")
         return generators
 
-    @classmethod
-    def read(cls, path: Path | None, given: Mapping[str, Any] | None = None) -> Self:
-        """Read a YAML file; paths in it are relative to its folder, those of models too.
 
-        Args:
-            path: The file; None for flags alone.
-            given: What overrides it, as flags: key -> value. None is not given.
-
-        Returns:
-            The run.
-
-        Raises:
-            UnsupportedValueError: One line a mistake, as `lec_guard.train.config.read_run` says it.
-        """
-        return read_run(cls, path, given, place=_from_folder)
-
-
-class TuneConfig(_Part):
+class TuneConfig(_Run):
     """A run that tunes a local model by ORPO (Hong et al. 2024, arXiv 2403.07691) with LoRA (arXiv 2106.09685).
 
     Defaults are those of arXiv 2412.06846.
@@ -174,24 +178,8 @@ class TuneConfig(_Part):
             raise ValueError("max_prompt leaves no room for an answer: give less than max_length")
         return self
 
-    @classmethod
-    def read(cls, path: Path | None, given: Mapping[str, Any] | None = None) -> Self:
-        """Read a YAML file; see `PiiDataConfig.read`.
 
-        Args:
-            path: The file; None for flags alone.
-            given: What overrides it.
-
-        Returns:
-            The run.
-
-        Raises:
-            UnsupportedValueError: One line a mistake.
-        """
-        return read_run(cls, path, given, place=_from_folder)
-
-
-class PiiEvalConfig(_Part):
+class PiiEvalConfig(_Run):
     """A run that counts personal data in answers, and right answers to questions, under guidance.
 
     Attributes:
@@ -232,22 +220,6 @@ class PiiEvalConfig(_Part):
         if len(set(values)) != len(values):
             raise ValueError("a value stands twice")
         return values
-
-    @classmethod
-    def read(cls, path: Path | None, given: Mapping[str, Any] | None = None) -> Self:
-        """Read a YAML file; see `PiiDataConfig.read`.
-
-        Args:
-            path: The file; None for flags alone.
-            given: What overrides it.
-
-        Returns:
-            The run.
-
-        Raises:
-            UnsupportedValueError: One line a mistake.
-        """
-        return read_run(cls, path, given, place=_from_folder)
 
 
 def _from_folder(key: str, value: Any, folder: Path) -> Any:

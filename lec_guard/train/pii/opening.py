@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lec_guard.detect.architectures import loading
 from lec_guard.errors import BundleError, UnsupportedValueError
+from lec_guard.generate.rendering import longest_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,7 @@ def open_causal(folder: Path) -> Causal:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if model.dtype == torch.float16:
         model = model.to(torch.bfloat16 if has_bf16() else torch.float32)
-    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return Causal(model.to(device).eval(), tokenizer, device, limit if isinstance(limit, int) else None)
+    return Causal(model.to(device).eval(), tokenizer, device, longest_of(model))
 
 
 def has_bf16() -> bool:

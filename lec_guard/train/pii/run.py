@@ -327,6 +327,7 @@ class _Generator:
             key = f"{self._own.name}/{attempt}/{seed_of(prompt.system, prompt.user, prompt.prefix, sample.key):016x}"
             known = self._journal.get(key)
             if known is None:
+                # mypy does not infer a lambda with a default.
                 said = await self._pace.run(lambda prompt=prompt: self._model.say(prompt))  # type: ignore[misc]
                 self._journal.add(key, dataclasses.asdict(said))
             else:

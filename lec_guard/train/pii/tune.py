@@ -173,6 +173,7 @@ def tune(
         for name in ("PrinterCallback", "ProgressCallback"):
             for one in [own for own in trainer.callback_handler.callbacks if type(own).__name__ == name]:
                 trainer.remove_callback(one)
+        # trl's own types are all that is known of the class that is made once trl is there.
         trainer.checkpoints, trainer.run = work, run  # type: ignore[attr-defined]
         progress("tuning", 0.0)
         trainer.train(None if found is None else trainer.resume_from(found))  # type: ignore[attr-defined]
