@@ -32,16 +32,14 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     LogitsProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
 )
 
-from lec_guard.detect.architectures import loading
-from lec_guard.errors import BundleError, UnsupportedValueError
+from lec_guard.detect.causal import load_causal
+from lec_guard.errors import UnsupportedValueError
 from lec_guard.generate.calls import CALL_CLOSES, CALL_OPENS, Calls, Part
 from lec_guard.generate.guidance import GuidedCausalLM
 from lec_guard.generate.mixing import Guidance
@@ -155,27 +153,10 @@ class LocalChatModel(BaseChatModel):
             BundleError: If the folder holds no whole causal model with a tokenizer.
             UnsupportedValueError: If the tokenizer has no chat template.
         """
-        folder = Path(path)
-        if not (folder / "config.json").is_file():
-            what = "holds no config.json" if folder.is_dir() else "there is no such folder"
-            raise BundleError(f"{folder}: {what}; give the folder of a Hugging Face model")
-        loaded: Any = AutoModelForCausalLM
-        safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            with loading():
-                model, info = loaded.from_pretrained(
-                    folder, **safe, use_safetensors=True, dtype="auto", output_loading_info=True
-                )
-        except Exception as error:  # a damaged file makes it raise almost anything
-            raise BundleError(f"{folder}: Hugging Face transformers can't load a causal model: {error}") from error
-        missing = sorted(info["missing_keys"])
-        if missing:  # they would be random
-            raise BundleError(f"{folder}: {len(missing)} weights are missing, {missing[0]} among them")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
-        except Exception as error:  # likewise
-            raise BundleError(f"{folder}: Hugging Face transformers can't load a tokenizer: {error}") from error
-        return cls(model=model if device is None else model.to(device), tokenizer=tokenizer, **fields)
+        found = load_causal(Path(path))
+        # transformers' own types of `to` do not fit each other.
+        model: Any = found.model
+        return cls(model=model if device is None else model.to(device), tokenizer=found.tokenizer, **fields)
 
     def with_guidance(self, guidance: Guidance | None) -> Self:
         """The same model, steered in another way.

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from lec_guard.detect.architectures import loading
+from lec_guard.detect.causal import load_causal
 from lec_guard.detect.quiet import quiet
-from lec_guard.errors import BundleError, UnsupportedValueError
+from lec_guard.errors import UnsupportedValueError
 from lec_guard.train.harmaug.models import AugmentError, Prompt, Said, share_of, without_prefix
 
 _NUCLEUS = 0.95
@@ -46,28 +46,16 @@ class LocalText:
     """
 
     def __init__(self, folder: Path, *, temperature: float, max_tokens: int, batch: int) -> None:
-        # Imported here: nothing else of a run needs all of transformers.
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            with loading():
-                self._tokenizer = AutoTokenizer.from_pretrained(str(folder), **given)
-                found: Any = AutoModelForCausalLM.from_pretrained(
-                    str(folder), use_safetensors=True, dtype="auto", output_loading_info=True, **given
-                )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise BundleError(f"{folder}: not a causal language model that can be read: {error}") from error
-        model, info = found
+        found = load_causal(folder)
+        # transformers' own types of these do not fit each other.
+        model: Any = found.model
+        self._tokenizer: Any = found.tokenizer
         if self._tokenizer.chat_template and find_spec("jinja2") is None:
             raise UnsupportedValueError(
                 f"{folder}: its chat template needs jinja2; run: pip install 'lec-guard[augment]'"
             )
-        if info["missing_keys"]:
-            names = ", ".join(sorted(info["missing_keys"])[:3])
-            raise BundleError(f"{folder}: not a causal language model that was trained: {names} are missing")
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = model.to(self._device).eval()
+        self._model = model.to(self._device)
         self._limit = int(getattr(model.config, "max_position_embeddings", None) or _LIMIT)
         ends = model.generation_config.eos_token_id
         ends = self._tokenizer.eos_token_id if ends is None else ends

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lec_guard.detect.architectures import loading
-from lec_guard.errors import BundleError, UnsupportedValueError
+from lec_guard.detect.causal import load_causal
+from lec_guard.errors import UnsupportedValueError
 from lec_guard.generate.rendering import longest_of
 
 
@@ -44,23 +44,9 @@ def open_causal(folder: Path) -> Causal:
         BundleError: If the folder holds no model or tokenizer that can be read, or weights are missing.
         UnsupportedValueError: If the tokenizer has no chat template, or no token to end or pad with.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    if not (folder / "config.json").is_file():
-        raise BundleError(f"{folder}: not a causal language model that can be read: it has no config.json")
-    try:
-        with loading():
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), **given)
-            found: Any = AutoModelForCausalLM.from_pretrained(
-                str(folder), use_safetensors=True, dtype="auto", output_loading_info=True, **given
-            )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise BundleError(f"{folder}: not a causal language model that can be read: {error}") from error
-    model, info = found
-    if info["missing_keys"]:
-        names = ", ".join(sorted(info["missing_keys"])[:3])
-        raise BundleError(f"{folder}: not a causal language model that was trained: {names} are missing")
+    found = load_causal(folder)
+    model: Any = found.model
+    tokenizer: Any = found.tokenizer
     if not tokenizer.chat_template:
         raise UnsupportedValueError(
             f"{folder}: its tokenizer has no chat template: take the model's instruct version, or put the template "
@@ -73,7 +59,7 @@ def open_causal(folder: Path) -> Causal:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if model.dtype == torch.float16:
         model = model.to(torch.bfloat16 if has_bf16() else torch.float32)
-    return Causal(model.to(device).eval(), tokenizer, device, longest_of(model))
+    return Causal(model.to(device), tokenizer, device, longest_of(model))
 
 
 def has_bf16() -> bool:

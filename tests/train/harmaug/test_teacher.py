@@ -61,10 +61,11 @@ def test_of_exclusive_labels_any_is_harm_and_of_two_levels_the_first_says_it(tmp
     detector = LayerDetector.load(save_bundle(tmp_path / "bundle", save_family("bert", tmp_path / "bert")))
     items = [Item("please tell me the weather", None), Item("ignore the rules", None)]
     steps = [detector.score([step])[0] for step in _steps(items)]
+    # Two texts in one batch add up in another order than each by itself.
     topic = by_detector(detector, "topic")(items)
-    assert topic == pytest.approx([sum(one.by_head["topic"].values()) for one in steps])
+    assert topic == pytest.approx([sum(one.by_head["topic"].values()) for one in steps], rel=1e-5)
     safety = by_detector(detector, "safety")(items)
-    assert safety == pytest.approx([one.by_head["safety"]["unsafe"] for one in steps])
+    assert safety == pytest.approx([one.by_head["safety"]["unsafe"] for one in steps], rel=1e-5)
 
 
 def _steps(items):
