@@ -6,6 +6,9 @@ Each way tunes the layers on the same small part of the texts but for what it le
 judged twice: on the families that are held out of `train/`, by which choices are made, and on unseen families of
 `eval/`. Baselines are fitted on the same texts. A run goes on where it was interrupted. Writes `ablation.json` and
 `ABLATION.md` beside this file. The shipped bundle learnt from far more: its own figures stand below.
+
+One way takes longer than all others together and is made by itself, in its folder in FOLDER: `adapt tune --onto` what
+the shipped layers are, with `--seed 1` and a rate of 0.0005, then `features`, `fit`, and `evaluate --bundle --out`.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +89,10 @@ class Way:
         lexical: Whether a regression on character n-grams has half of the say.
         layer: That heads read.
         shipped: Whether layers are those of the shipped bundle, which learnt from far more.
+        apart: Whether layers are those of a bundle that lies in the way's folder: its tuning takes longer than all
+            others together, and is run by itself.
+        half: Which half of the families with attacks it learns from, 0 or 1, with all of their texts; None: from all
+            of them, with `share` of their texts.
         mined: Whether, of the tail, it learns from what the way `BLIND`, which never saw it, takes for attacks; else
             from as many texts by chance.
     """
@@ -103,9 +110,12 @@ class Way:
     layer: int = 4
     mined: bool = False
     shipped: bool = False
+    apart: bool = False
+    half: int | None = None
 
 
 SHIPPED = "the shipped layers"
+LONGER = "the shipped layers, tuned as long again"
 ALL, BLIND = "all of it", "without the benign tail"
 FROZEN = "layers as they are"
 WAYS: dict[str, Way] = {
@@ -116,6 +126,8 @@ WAYS: dict[str, Way] = {
     "without the low-rate term": Way(tuning={"low_fpr": 0.0}),
     "a quarter of the texts": Way(share=SHARE / 4),
     "a sixteenth of the texts": Way(share=SHARE / 16),
+    "half of the attack families": Way(half=0),
+    "the other half": Way(half=1),
     "adapters at half": Way(of=ALL, scale=0.5),
     "adapters at three quarters": Way(of=ALL, scale=0.75),
     "bare maximum over windows": Way(of=ALL, temperature=None),
@@ -127,6 +139,7 @@ WAYS: dict[str, Way] = {
     "with soft labels": Way(soft=True),
     "windows of 256 tokens": Way(window=WindowSpec(size=256, stride=127, least=10)),
     SHIPPED: Way(tuned=False, shipped=True),
+    LONGER: Way(tuned=False, apart=True),
     "the shipped layers with character n-grams": Way(tuned=False, shipped=True, of=SHIPPED, lexical=True),
     "layers as they are, layer 2": Way(tuned=False, layer=2),
     "layers as they are, layer 3": Way(tuned=False, layer=3),
@@ -181,7 +194,8 @@ def adapted(way: Way, data: Path, tail: Path, work: Path, name: str) -> Adapters
         if way.mined:
             adapted(WAYS[BLIND], data, tail, work, BLIND)
         learnt = odd(harmless, place(work, BLIND) / "bundle") if way.mined else drawn(harmless, DRAW)
-        own = fewer(lessons([*found, *learnt]), way.share)
+        own = lessons([*found, *learnt])
+        own = fewer(own, way.share) if way.half is None else halved(own, way.half, way.share)
         if way.soft:
             own = softened(own, folder / "soft")
         tuning = {**TUNING, **(way.tuning or {})}
@@ -199,9 +213,46 @@ def adapted(way: Way, data: Path, tail: Path, work: Path, name: str) -> Adapters
     return adapters
 
 
+def tuned_apart(folder: Path) -> tuple[Adapters | None, dict[str, float]]:
+    """The adapters that `benchmarks.embedded.adapt tune` wrote to a folder, and what they cost."""
+    for name, module in (("tuned.json", "adapt tune"), ("metrics.json", "evaluate")):
+        if not (folder / name).is_file():
+            raise SystemExit(f"{folder / name}: is not there; write it with `python -m benchmarks.embedded.{module}`")
+    report = json.loads((folder / "tuned.json").read_text(encoding="utf-8"))
+    return read_bundle(folder).learned.adapters, {"minutes": report["seconds"] / 60, "steps": report["steps"]}
+
+
 def place(work: Path, name: str) -> Path:
     """The folder of a way."""
     return work / name.replace(" ", "_").replace(",", "")
+
+
+def halved(own: Sequence[Lesson], half: int, share: float) -> list[Lesson]:
+    """All texts of half of the families that have attacks, and of families without any a share.
+
+    With a share of one half, attacks are about as many as with that share of all families: fewer kinds, more of each.
+
+    Args:
+        own: The lessons.
+        half: Which half.
+        share: Of the texts of families without attacks.
+
+    Returns:
+        The lessons.
+    """
+    sided = [(one.family, side) for lesson in own for one, side in zip(lesson.examples, lesson.sides, strict=True)]
+    attacked = sorted({family for family, side in sided if side})
+    random.Random(0).shuffle(attacked)  # noqa: S311 - repeatable
+    kept = set(attacked[half::2])
+    harmless = fewer([_of(lesson, lambda family: family not in attacked) for lesson in own], share)
+    return [
+        replace(part, examples=[*part.examples, *_of(lesson, kept.__contains__).examples])
+        for part, lesson in zip(harmless, own, strict=True)
+    ]
+
+
+def _of(lesson: Lesson, wanted: Callable[[str], bool]) -> Lesson:
+    return replace(lesson, examples=[one for one in lesson.examples if wanted(one.family)])
 
 
 def odd(tail: list[Example], bundle: Path) -> list[Example]:
@@ -325,13 +376,23 @@ def page(results: dict[str, Any], shipped: dict[str, Any]) -> str:
     parts = [_TOP]
     for title, names in TABLES.items():
         parts += [f"## {title}\n\n", table(head, [_row(name, results[name]) for name in names]), "\n\n"]
-    full = ["the shipped bundle, on all of eval/", "", "", "", ""]
+    whole = {"the shipped bundle": shipped, "a bundle on its layers, tuned as long again": results[LONGER]["all"]}
+    parts.append(f"## On all of eval/\n\n{table(head, [_whole(name, own) for name, own in whole.items()])}\n\n")
+    says = _SAYS.format(
+        minutes=", ".join(f"{results[name]['minutes']:.1f}" for name in _GROWING),
+        longer=f"{results[LONGER]['minutes']:.0f}",
+        blocked=[one["policy"]["stages"]["input"]["injection"]["block"]["mean"] for one in whole.values()],
+    )
+    return "".join(parts) + says
+
+
+def _whole(name: str, metrics: dict[str, Any]) -> list[str]:
+    cells = [name, "", "", "", ""]
     for task in TASKS:
-        own = shipped[task.head]["overall"]["head"]
+        own = metrics[task.head]["overall"]["head"]
         recalls = [own[f"recall_at_{rate}"]["macro"] for rate in (0.01, 0.05)]
-        full.append(f"{own['macro_auc']:.2f} / {recalls[0]:.2f} / {recalls[1]:.2f}")
-    parts.append(f"## What is shipped\n\n{table(head, [full])}\n\n")
-    return "".join(parts) + _SAYS.format(minutes=", ".join(f"{results[name]['minutes']:.1f}" for name in _GROWING))
+        cells.append(f"{own['macro_auc']:.2f} / {recalls[0]:.2f} / {recalls[1]:.2f}")
+    return cells
 
 
 def _row(name: str, own: dict[str, Any]) -> list[str]:
@@ -345,7 +406,10 @@ def _row(name: str, own: dict[str, Any]) -> list[str]:
 
 _GROWING = ("a sixteenth of the texts", "a quarter of the texts", ALL)
 TABLES = {
-    "Beside baselines, by data: recall against minutes": (*("length only", "TF-IDF", FROZEN, *_GROWING, SHIPPED),),
+    "Beside baselines, by data: recall against minutes": (
+        *("length only", "TF-IDF", FROZEN, *_GROWING, SHIPPED, LONGER),
+    ),
+    "By families": (ALL, "half of the attack families", "the other half"),
     "Without one ingredient": (
         ALL,
         *(name for name in WAYS if name.startswith("without ")),
@@ -366,12 +430,22 @@ TABLES = {
 
 _SAYS = """## What it says
 
-- **How much the tuning learns from decides.** A sixteenth, a quarter and all of the texts took {minutes} minutes of a
-  busy core; the shipped layers learnt from twelve times as many steps, in 41 minutes on two. The first quarter brings
-  little, what follows brings most, and recall does not level off yet (the AUC of `safety` does): more families of
-  attacks and more minutes should bring more. Another encoder was not tried. Layers as they are (by layer) are no way
-  there: of the second to the sixth none beats the fourth for all three heads; later ones read documents better, and
-  prompts worse.
+- **How much the tuning learns from decides, up to a point.** A sixteenth, a quarter and all of the texts took
+  {minutes} minutes of a busy core; the shipped layers learnt from twelve times as many steps, in 41 minutes on two.
+  The first quarter brings little, what follows brings most. Then it levels off: tuned as long again, on other draws
+  of the same families ({longer} minutes with other work beside it), layers fit those families better, and others no
+  better. On all of eval/ recall of prompts falls at both rates and that of unsafe texts stays; the one family of
+  documents gains. At thresholds by the same rule such a bundle blocks {blocked[1]:.0%} of unseen attacks on prompts,
+  the shipped one {blocked[0]:.0%}. On held-out families recall of prompts rises, and AUC falls for two of three
+  heads: no reason to ship it. To be open: its figures on eval/ were known when that was decided.
+- **Families.** Tunings on half of the families with attacks, with all of their texts, are not told apart, for
+  prompts, from the one on half of the texts of all families (heads are fitted to all of them): more families of these
+  kinds bring little.
+- **So what is missed is not missed for minutes**, nor for windows, layers, the adapters' weight, or more of these
+  data. Left are n-grams (below), and what could not be tried for want of weights: an encoder that is larger, or that
+  was made for something else than to tell what sentences are about. The recipe takes any base (`lec-guard distil
+  --base`). Layers as they are (by layer) are no way there: of the second to the sixth none beats the fourth for all
+  three heads; later ones read documents better, and prompts worse.
 - **TF-IDF** on the same few texts is as good for prompts as the small tunings, and worse for documents and for unsafe
   texts of held-out families. The shipped layers are better than it, but learnt from far more.
 - **Pays, on held-out families:** planted instructions (most, and for prompts too); less surely harmless twins, other
@@ -429,9 +503,15 @@ def main() -> None:
                 costs = json.loads((place(options.work, name) / "costs.json").read_text(encoding="utf-8"))
         elif way.shipped:
             adapters = read_bundle(EMBEDDED).learned.adapters
+        elif way.apart:
+            adapters, costs = tuned_apart(place(options.work, name))
         same = way.window == WAYS[source].window and way.scale == 1
         folder = place(options.work, source if same else name) / "features"
         known[name] = {**costs, "heads": judge(way, adapters, texts, folder)}
+        if way.apart:
+            measured = json.loads((place(options.work, name) / "metrics.json").read_text(encoding="utf-8"))
+            known[name]["all"] = {task.head: {"overall": measured[task.head]["overall"]} for task in TASKS}
+            known[name]["all"]["policy"] = {"stages": measured["policy"]["stages"]}
         print(name, json.dumps(known[name]), flush=True)
         memory.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     RESULTS.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")

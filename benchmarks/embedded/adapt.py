@@ -6,7 +6,8 @@
 
 `TAIL` is what `benchmarks.embedded.tail` collected. Each round learns from a draw of it, of all kinds alike; `mine`
 scores it but for the held-out families and keeps what scores highest, capped for each kind, and the next round learns
-from that besides. What `tune` writes is a bundle, with the heads that were tuned along. A run goes on where it was
+from that besides. `tune --onto FIRST` goes on from adapters that were tuned before; with another `--seed` it draws and
+plants other texts. What `tune` writes is a bundle, with the heads that were tuned along. A run goes on where it was
 interrupted (`--resume`), and stops after `--minutes`.
 """
 
@@ -108,7 +109,8 @@ def _tune(options: argparse.Namespace) -> None:
         "harmful": {lesson.head.name: int(lesson.sides.sum()) for lesson in own},
         "held": sorted(held),
         "without": options.without,
-        "arguments": " ".join(f"--{name} {vars(options)[name]}" for name in ("most", "plant", "draw", "share")),
+        "arguments": " ".join(f"--{name} {vars(options)[name]}" for name in ("most", "plant", "draw", "share", "seed")),
+        "onto": None if options.onto is None else json.loads((options.onto / "tuned.json").read_text(encoding="utf-8")),
         "config": config.model_dump(mode="json"),
         "steps": found.steps,
         "total": found.total,

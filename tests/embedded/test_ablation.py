@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.embedded.ablation import ALL, FROZEN, PAGE, RESULTS, TABLES, WAYS, Texts, Way, baselines, judge, page
+from benchmarks.embedded.ablation import (
+    ALL,
+    FROZEN,
+    PAGE,
+    RESULTS,
+    TABLES,
+    WAYS,
+    Texts,
+    Way,
+    baselines,
+    halved,
+    judge,
+    page,
+    tuned_apart,
+)
+from benchmarks.embedded.mixture import lessons
 from benchmarks.embedded.sets import Example
 from benchmarks.embedded.tasks import TASKS
 from lec_guard.detect.bundle import EMBEDDED
@@ -19,11 +37,12 @@ def test_the_page_has_a_row_for_each_way_and_the_shipped_bundle_below() -> None:
     shipped = json.loads((EMBEDDED / "metrics.json").read_text(encoding="utf-8"))
     found = {name: {"heads": heads} for names in TABLES.values() for name in names}
     for name in found:
-        found[name] |= {"minutes": 1.5, "steps": 1200}
+        found[name] |= {"minutes": 1.5, "steps": 1200, "all": shipped}
     lines = page(found, shipped).splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     assert [row[0] for row in rows if row[0] in found] == [name for names in TABLES.values() for name in names]
-    assert rows[-1][0] == "the shipped bundle, on all of eval/"
+    assert [row[0] for row in rows[-2:]] == ["the shipped bundle", "a bundle on its layers, tuned as long again"]
+    assert rows[-1][5:] == rows[-2][5:]
     row = next(row for row in rows if row[0] == ALL)
     assert row[1:3] == ["1,200", "0.50 / 0.25 / 0.75"]
 
@@ -80,3 +99,33 @@ def test_baselines_are_fitted_on_the_same_texts() -> None:
     report = baselines(texts())
     assert report["TF-IDF"]["injection"]["measured"]["auc"] > 0.95
     assert set(report) == {"length", "TF-IDF"}
+
+
+def test_halves_have_other_families_of_attacks_and_all_of_their_texts() -> None:
+    found = [one for family in ("lakera", "own_override", "own_hijack", "aegis") for one in some(family)]
+    harmless = [replace(one, labels=dict.fromkeys(one.labels, 0)) for one in some("gsm8k")]
+    own = lessons([*found, *harmless])
+    halves = [halved(own, half, 0.5) for half in (0, 1)]
+    for first, second, whole in zip(*halves, own, strict=True):
+        one, other = ({example.family for example in half.examples} - {"gsm8k"} for half in (first, second))
+        assert len(one) == len(other) == 2
+        assert one | other == {"lakera", "own_override", "own_hijack", "aegis"}
+        for half in (first, second):
+            counts = Counter(example.family for example in half.examples)
+            assert 10 <= counts.pop("gsm8k") <= 30
+            assert set(counts.values()) == {40}
+        assert len(whole.examples) == 200
+
+
+def test_a_way_that_is_tuned_by_itself_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"tuned\.json: is not there; write it with .*adapt tune"):
+        tuned_apart(tmp_path)
+    (tmp_path / "tuned.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"metrics\.json: is not there; write it with .*evaluate"):
+        tuned_apart(tmp_path)
+    (tmp_path / "tuned.json").write_text(json.dumps({"seconds": 120.0, "steps": 7}))
+    for name in ("metrics.json", "adapters.safetensors", "heads.safetensors", "detector.json"):
+        shutil.copy(EMBEDDED / name, tmp_path)
+    adapters, costs = tuned_apart(tmp_path)
+    assert adapters is not None
+    assert costs == {"minutes": 2.0, "steps": 7}

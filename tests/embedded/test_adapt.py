@@ -2,11 +2,13 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.embedded import adapt
 from benchmarks.embedded.mixture import HELD
 from lec_guard import LayerDetector, Step
+from lec_guard.detect.bundle import read_bundle
 from lec_guard.errors import UnsupportedValueError
 
 
@@ -51,6 +53,15 @@ def test_layers_are_tuned_and_the_tail_is_mined_with_them(monkeypatch: pytest.Mo
     assert scores[mined[0]["user"]] == pytest.approx(max(others))
     run(monkeypatch, *tune, "--mined", data / "mined", "--out", data / "second", "--without", "languages")
     assert json.loads((data / "second" / "tuned.json").read_text())["without"] == ["languages"]
+    still = ("--tuning", '{"rate": 1e-9, "decay": 0.0}')
+    run(monkeypatch, *tune, "--onto", data / "first", "--seed", 1, *still, "--out", data / "third")
+    third = json.loads((data / "third" / "tuned.json").read_text())
+    assert third["onto"] == report
+    before, after = (read_bundle(data / name).learned.adapters for name in ("first", "third"))
+    assert before is not None
+    assert after is not None
+    for name, own in after.tensors().items():
+        np.testing.assert_allclose(own, before.tensors()[name], atol=1e-5)
 
 
 def test_a_run_that_stopped_goes_on(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
