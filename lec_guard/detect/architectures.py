@@ -40,12 +40,7 @@ def load_any(path: Path, layers: int | None) -> PrunedModel:
         BundleError: If the folder holds no model, weights are missing, or `layers` is out of range.
         DetectorError: If the architecture cannot be cut.
     """
-    if (path / "adapter_config.json").exists():
-        # transformers would load the weights that this file names, from wherever that is.
-        raise BundleError(
-            f"{path}: holds adapters of peft (adapter_config.json), and a base has none: merge them into the weights "
-            "with peft's merge_and_unload and save those, or remove the file"
-        )
+    refuse_adapters(path)
     # No progress bars, and no report of the layers that are left out on purpose.
     with loading():
         config = _load(AutoConfig, path)
@@ -78,6 +73,22 @@ def load_any(path: Path, layers: int | None) -> PrunedModel:
         _drop_final_norm(module, left)
         _check_cut(pruned, path)
     return pruned
+
+
+def refuse_adapters(path: Path) -> None:
+    """Refuse a folder with adapters of peft: transformers would load the weights that they name, wherever those are.
+
+    Args:
+        path: A folder with a model.
+
+    Raises:
+        BundleError: If it has adapters.
+    """
+    if (path / "adapter_config.json").exists():
+        raise BundleError(
+            f"{path}: holds adapters of peft (adapter_config.json), and a base has none: merge them into the weights "
+            "with peft's merge_and_unload and save those, or remove the file"
+        )
 
 
 def as_pruned(module: torch.nn.Module, config: PretrainedConfig, layers: int, full: int) -> PrunedModel:

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lec_guard.detect.architectures import loading
+from lec_guard.detect.architectures import loading, refuse_adapters
 from lec_guard.errors import BundleError
 
 
@@ -35,12 +35,14 @@ def load_causal(folder: Path) -> CausalModel:
         Both.
 
     Raises:
-        BundleError: If the folder holds no model or tokenizer that can be read, or weights are missing.
+        BundleError: If the folder holds no model or tokenizer that can be read, weights are missing, or it has adapters
+            of peft, which would bring weights from elsewhere.
     """
     wrong = f"{folder}: not a causal language model that can be read"
     if not (folder / "config.json").is_file():
         what = "it has no config.json" if folder.is_dir() else "there is no such folder"
         raise BundleError(f"{wrong}: {what}; give the folder of a Hugging Face model")
+    refuse_adapters(folder)
     loaded: Any = AutoModelForCausalLM
     safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with loading():

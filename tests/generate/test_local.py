@@ -562,3 +562,7 @@ def test_a_folder_without_a_whole_model_is_refused(tmp_path):
     chat.model.save_pretrained(tmp_path)
     with pytest.raises(BundleError, match="its tokenizer can't be loaded"):
         LocalChatModel.load(tmp_path)
+    # transformers would take the weights that these name.
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere"}')
+    with pytest.raises(BundleError, match=r"holds adapters of peft \(adapter_config\.json\)"):
+        LocalChatModel.load(tmp_path)
