@@ -137,6 +137,8 @@ WAYS: dict[str, Way] = {
     "without attacks of our own": Way(ingredients=INGREDIENTS - {"attacks"}),
     "without other languages": Way(ingredients=INGREDIENTS - {"languages"}),
     "with soft labels": Way(soft=True),
+    "the worst families count more": Way(tuning={"worst_families": 0.5}),
+    "adapters of rank 64": Way(tuning={"rank": 64, "alpha": 128.0}),
     "windows of 256 tokens": Way(window=WindowSpec(size=256, stride=127, least=10)),
     SHIPPED: Way(tuned=False, shipped=True),
     LONGER: Way(tuned=False, apart=True),
@@ -416,10 +418,12 @@ TABLES = {
     ),
     "With another one": (
         *(ALL, "the tail mined, not drawn", "with soft labels", "with character n-grams"),
+        "the worst families count more",
         *("bare maximum over windows", "windows of 256 tokens"),
         "the shipped layers with character n-grams",
     ),
     "By how much of the adapters": (FROZEN, "adapters at half", "adapters at three quarters", ALL),
+    "By the adapters' rank, 16 in all others": (FROZEN, ALL, "adapters of rank 64"),
     "By layer": (
         *(f"{FROZEN}, layer {layer}" for layer in (2, 3)),
         FROZEN,
@@ -441,11 +445,13 @@ _SAYS = """## What it says
 - **Families.** Tunings on half of the families with attacks, with all of their texts, are not told apart, for
   prompts, from the one on half of the texts of all families (heads are fitted to all of them): more families of these
   kinds bring little.
-- **So what is missed is not missed for minutes**, nor for windows, layers, the adapters' weight, or more of these
-  data. Left are n-grams (below), and what could not be tried for want of weights: an encoder that is larger, or that
-  was made for something else than to tell what sentences are about. The recipe takes any base (`lec-guard distil
-  --base`). Layers as they are (by layer) are no way there: of the second to the sixth none beats the fourth for all
-  three heads; later ones read documents better, and prompts worse.
+- **What is missed is missed neither for minutes** at this rank, nor for windows, layers, or more of these data. What
+  is left: adapters of a higher rank, which in the small tuning bring, for prompts, as much recall at 5% as twelve
+  times the steps do, and part of that at 1%, on both sides (at rank 64 they take 2.7 MB; no long tuning was made with
+  them); n-grams (below); and what could not be tried for want of weights, an encoder that is larger, or that was made
+  for something else than to tell what sentences are about. The recipe takes any base and rank (`lec-guard distil
+  --base --rank`). Layers as they are (by layer) are no way there: of the second to the sixth none beats the fourth
+  for all three heads; later ones read documents better, and prompts worse.
 - **TF-IDF** on the same few texts is as good for prompts as the small tunings, and worse for documents and for unsafe
   texts of held-out families. The shipped layers are better than it, but learnt from far more.
 - **Pays, on held-out families:** planted instructions (most, and for prompts too); less surely harmless twins, other
@@ -454,8 +460,8 @@ _SAYS = """## What it says
 - **Is not told apart from noise at this size:** the term for low rates; attacks of our own, for prompts; a bare maximum
   over windows (nor on long texts: top 1 in the model card); windows of 256 tokens, which read more tokens in more
   steps, but for unsafe texts on eval/, of which they find half as many.
-- **Does not pay:** soft labels; what layers that have not seen the tail take for attacks in place of a draw of it;
-  adapters at a part of their weight. None of them is in the shipped bundle.
+- **Does not pay:** soft labels; more weight for the worst families; what layers that have not seen the tail take for
+  attacks in place of a draw of it; adapters at a part of their weight. None of them is in the shipped bundle.
 - **N-grams** of characters beside the layers pay for prompts and for little else, beside the shipped layers as well,
   with heads that are fitted to as few texts as here. They are not shipped: a bundle has no place for them yet.
 - **Documents** are one family on either side, and tell little: on the held-out one AUC is lower without any of the
