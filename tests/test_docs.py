@@ -173,6 +173,7 @@ def test_tuning_goes_as_the_page_says(
     assert len(held.split(", ")) == 2
     assert finished == "True"
     assert names["adapters"].rank == 8
+    assert names["further"].finished
 
 
 def test_the_way_to_a_policy_in_force_is_as_the_page_says(
