@@ -215,13 +215,21 @@ def adapted(way: Way, data: Path, tail: Path, work: Path, name: str) -> Adapters
     return adapters
 
 
-def tuned_apart(folder: Path) -> tuple[Adapters | None, dict[str, float]]:
-    """The adapters that `benchmarks.embedded.adapt tune` wrote to a folder, and what they cost."""
+def tuned_apart(folder: Path) -> tuple[Adapters | None, dict[str, Any]]:
+    """The adapters that `benchmarks.embedded.adapt tune` wrote to a folder, what they cost, and do on all of eval/."""
+    reports: list[dict[str, Any]] = []
     for name, module in (("tuned.json", "adapt tune"), ("metrics.json", "evaluate")):
         if not (folder / name).is_file():
             raise SystemExit(f"{folder / name}: is not there; write it with `python -m benchmarks.embedded.{module}`")
-    report = json.loads((folder / "tuned.json").read_text(encoding="utf-8"))
-    return read_bundle(folder).learned.adapters, {"minutes": report["seconds"] / 60, "steps": report["steps"]}
+        reports.append(json.loads((folder / name).read_text(encoding="utf-8")))
+    tuned, measured = reports
+    every: dict[str, Any] = {task.head: {"overall": measured[task.head]["overall"]} for task in TASKS}
+    every["policy"] = {"stages": measured["policy"]["stages"]}
+    return read_bundle(folder).learned.adapters, {
+        "minutes": tuned["seconds"] / 60,
+        "steps": tuned["steps"],
+        "all": every,
+    }
 
 
 def place(work: Path, name: str) -> Path:
@@ -502,22 +510,18 @@ def main() -> None:
         way = WAYS[name]
         if name in known:
             continue
-        source, adapters, costs = way.of or name, None, {}
+        source, adapters, about = way.of or name, None, {}
         if way.tuned:
             adapters = adapted(WAYS[source], options.data, options.tail, options.work, source)
             if source == name:
-                costs = json.loads((place(options.work, name) / "costs.json").read_text(encoding="utf-8"))
+                about = json.loads((place(options.work, name) / "costs.json").read_text(encoding="utf-8"))
         elif way.shipped:
             adapters = read_bundle(EMBEDDED).learned.adapters
         elif way.apart:
-            adapters, costs = tuned_apart(place(options.work, name))
+            adapters, about = tuned_apart(place(options.work, name))
         same = way.window == WAYS[source].window and way.scale == 1
         folder = place(options.work, source if same else name) / "features"
-        known[name] = {**costs, "heads": judge(way, adapters, texts, folder)}
-        if way.apart:
-            measured = json.loads((place(options.work, name) / "metrics.json").read_text(encoding="utf-8"))
-            known[name]["all"] = {task.head: {"overall": measured[task.head]["overall"]} for task in TASKS}
-            known[name]["all"]["policy"] = {"stages": measured["policy"]["stages"]}
+        known[name] = {**about, "heads": judge(way, adapters, texts, folder)}
         print(name, json.dumps(known[name]), flush=True)
         memory.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     RESULTS.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import textwrap
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -46,7 +45,7 @@ them from short texts of our own, and a small English model reads most of them b
 ## How it was made
 
     python -m benchmarks.embedded.tail --out TAIL
-{tune}
+    python -m benchmarks.embedded.adapt tune --data DATA --tail TAIL {tune} --out TUNED
     python -m benchmarks.embedded.features --data DATA --tail TAIL --bundle TUNED --cache CACHE
     python -m benchmarks.embedded.fit --cache CACHE --bundle TUNED
     python -m benchmarks.embedded.thresholds
@@ -370,32 +369,6 @@ def _hidden(long: dict[str, Any]) -> str:
     return table([*head, "same action at all three"], rows)
 
 
-def _rounds(tuned: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a tuning started from, first to last, itself among them."""
-    before = tuned.get("onto")
-    return [*(_rounds(before) if before else []), tuned]
-
-
-def _commands(rounds: Sequence[dict[str, Any]]) -> Iterator[str]:
-    for number, one in enumerate(rounds):
-        tuning = {name: one["config"][name] for name in ("low_fpr", "rate", "dropout", "frozen")}
-        onto = f" --onto ROUND{number}" if number else ""
-        out = "TUNED" if one is rounds[-1] else f"ROUND{number + 1}"
-        yield "    python -m benchmarks.embedded.adapt tune --data DATA --tail TAIL" + onto + " \\"
-        yield f"        {one['arguments']} --tuning '{json.dumps(tuning)}' --out {out}"
-
-
-def _cost(rounds: Sequence[dict[str, Any]]) -> str:
-    texts = max(max(one["texts"].values()) for one in rounds)
-    steps, tokens = (f"{number:,}" for number in (sum(one["steps"] for one in rounds), rounds[-1]["config"]["tokens"]))
-    times = f"in {len(rounds)} rounds that draw anew, " if len(rounds) > 1 else ""
-    minutes = sum(one["seconds"] for one in rounds) / 60
-    return (
-        f"{texts:,} texts for a head at most, {times}{steps} steps of {tokens} tokens, {minutes:.0f} minutes on two "
-        "cores"
-    )
-
-
 def main() -> None:
     """Render and write."""
     arguments = argparse.ArgumentParser(description=__doc__)
@@ -411,7 +384,8 @@ def main() -> None:
         raise SystemExit("long.json measures another bundle; run benchmarks.embedded.long_texts first")
     gate = json.loads((EMBEDDED / "gate.json").read_text(encoding="utf-8"))
     names = [task.head for task in TASKS]
-    tuned = _rounds(fit["tuned"])
+    tuned = fit["tuned"]
+    tuning = {name: tuned["config"][name] for name in ("low_fpr", "rate", "dropout", "frozen")}
     found = metrics["categories"]
     text = _TEXT.format(
         layers=max(block.layer for block in bundle.spec.blocks),
@@ -433,9 +407,10 @@ def main() -> None:
         kilobytes=(EMBEDDED / "heads.safetensors").stat().st_size / 1000,
         detector_id=bundle.detector_id,
         megabytes=(EMBEDDED / "adapters.safetensors").stat().st_size / 1e6,
-        tune="\n".join(_commands(tuned)),
-        tuned=_cost(tuned),
-        low_fpr=tuned[-1]["config"]["low_fpr"],
+        tune=f"{tuned['arguments']} --tuning '{json.dumps(tuning)}'",
+        tuned=f"{max(tuned['texts'].values()):,} texts for a head at most, {tuned['steps']:,} steps of "
+        f"{tuned['config']['tokens']:,} tokens, {tuned['seconds'] / 60:.0f} minutes on two cores",
+        low_fpr=tuned["config"]["low_fpr"],
         held=len(fit["held"]),
         held_names=", ".join(f"`{name}`" for name in fit["held"]),
         most_families=MOST_FAMILIES["tool_output"],

@@ -126,6 +126,9 @@ def test_a_way_that_is_tuned_by_itself_says_what_is_missing(tmp_path: Path) -> N
     (tmp_path / "tuned.json").write_text(json.dumps({"seconds": 120.0, "steps": 7}))
     for name in ("metrics.json", "adapters.safetensors", "heads.safetensors", "detector.json"):
         shutil.copy(EMBEDDED / name, tmp_path)
-    adapters, costs = tuned_apart(tmp_path)
+    adapters, about = tuned_apart(tmp_path)
     assert adapters is not None
-    assert costs == {"minutes": 2.0, "steps": 7}
+    assert (about["minutes"], about["steps"]) == (2.0, 7)
+    shipped = json.loads((EMBEDDED / "metrics.json").read_text(encoding="utf-8"))
+    assert about["all"]["injection"] == {"overall": shipped["injection"]["overall"]}
+    assert about["all"]["policy"] == {"stages": shipped["policy"]["stages"]}

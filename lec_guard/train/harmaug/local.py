@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from lec_guard.detect.causal import load_causal
 from lec_guard.detect.quiet import quiet
 from lec_guard.errors import UnsupportedValueError
 from lec_guard.train.harmaug.models import AugmentError, Prompt, Said, share_of, without_prefix
@@ -46,6 +45,9 @@ class LocalText:
     """
 
     def __init__(self, folder: Path, *, temperature: float, max_tokens: int, batch: int) -> None:
+        # Imported here: nothing else of a run needs all of transformers.
+        from lec_guard.detect.causal import load_causal
+
         found = load_causal(folder)
         # transformers' own types of these do not fit each other.
         model: Any = found.model
