@@ -61,7 +61,7 @@ class Counted:
             self.windows += len(windows)
             return features(windows)
 
-        extractor.features = counting  # type: ignore[method-assign]
+        extractor.features = counting  # type: ignore[method-assign] # counted from outside
 
     def taken(self) -> int:
         """How many since it was last asked."""

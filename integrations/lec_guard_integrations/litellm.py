@@ -190,7 +190,7 @@ class LecGuardrail(CustomGuardrail):
             )
             return [chunk async for chunk in MockResponseIterator(whole)] if judging.changed else held
         types = get_call_types_for_route(getattr(user, "request_route", None) or "") or []
-        known: Any = load_guardrail_translation_mappings()  # type: ignore[no-untyped-call]
+        known: Any = load_guardrail_translation_mappings()  # type: ignore[no-untyped-call] # no types there
         translation = next((known[one] for one in types if one in known), None)
         judging = _Judging(self, is_fixed=True)
         if translation is not None:

@@ -176,4 +176,4 @@ def own_run(config: RunnableConfig | None) -> RunnableConfig:
         The same without what names one run alone.
     """
     given = ensure_config(config)
-    return {key: value for key, value in given.items() if key not in ("run_id", "run_name")}  # type: ignore[return-value]
+    return {key: value for key, value in given.items() if key not in ("run_id", "run_name")}  # type: ignore[return-value] # a config less keys

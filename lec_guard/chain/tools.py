@@ -465,7 +465,7 @@ def _stand_ins(made: BaseTool, tool: BaseTool) -> tuple[Callable[..., Any] | Non
     stand_in: Callable[..., Any] = func if has_func else coroutine
     hints = {} if own is None else get_type_hints(own, include_extras=True)
     if own is not None:
-        stand_in.__signature__ = inspect.signature(own)  # type: ignore[attr-defined]
+        stand_in.__signature__ = inspect.signature(own)  # type: ignore[attr-defined] # typeshed lacks it
     stand_in.__annotations__ = hints if _takes_runtime(tool) else {**hints, _RUNTIME: Any}
     return (stand_in, None) if has_func else (None, stand_in)
 
