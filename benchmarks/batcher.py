@@ -29,7 +29,7 @@ from lec_guard.bench.detectors import step, watched
 from lec_guard.bench.machine import processor
 from lec_guard.bench.prompts import Prompts
 from lec_guard.detect.bundle import EMBEDDED, read_bundle
-from lec_guard.detect.detector import BackendName, LayerDetector
+from lec_guard.detect.layer import BackendName, LayerDetector
 
 ALONE, QUEUE, THREADS, BATCHER = "one after another", "plain queue", "threads", "batcher"
 BATCHES = (1, 2, 4, 8, 16, 32, 64)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.embedded.sets import read_examples
-from lec_guard.detect.detector import LayerDetector
+from lec_guard.detect.layer import LayerDetector
 from lec_guard.policy.compile import STOPPING, Compiled
 from lec_guard.policy.decide import decide
 from lec_guard.step import Scores, Stage, Step

@@ -25,9 +25,9 @@ from transformers import Qwen2Config, Qwen2Model
 from lec_guard import Step
 from lec_guard.bench.other_models import QWEN2_HALF_B
 from lec_guard.detect.backends.torch import TorchBackend
-from lec_guard.detect.detector import LayerDetector
 from lec_guard.detect.extractor import Block, Extractor
 from lec_guard.detect.heads import HeadSpec, HeadStack
+from lec_guard.detect.layer import LayerDetector
 from lec_guard.detect.pairs import PairHeads
 from lec_guard.detect.prefix import PrefixPairs
 from lec_guard.detect.prune import PrunedModel

@@ -5,7 +5,8 @@ from lec_guard.act.effects import Effects
 from lec_guard.chain.runnable import GuardRunnable
 from lec_guard.detect.batcher import Batcher
 from lec_guard.detect.composite import CompositeDetector
-from lec_guard.detect.detector import Detector, LayerDetector
+from lec_guard.detect.detector import Detector
+from lec_guard.detect.layer import LayerDetector
 from lec_guard.detect.pii import PiiDetector
 from lec_guard.errors import (
     BundleError,

@@ -17,7 +17,8 @@ from weakref import WeakMethod, finalize
 from lec_guard.act.effects import Effects
 from lec_guard.acting import Acting, Fingerprint, Judge
 from lec_guard.detect.asking import Answer, Asker
-from lec_guard.detect.detector import Detector, LayerDetector, Measured
+from lec_guard.detect.detector import Detector, Measured
+from lec_guard.detect.layer import LayerDetector
 from lec_guard.detect.pool import DetectorPool
 from lec_guard.detect.remote import RemoteDetector
 from lec_guard.detect.submitting import failed

@@ -142,7 +142,7 @@ class Scores:
         by_head: Head name -> label -> probability in 0..1. Only labels that a head can raise are
             listed; what is left is the probability of "nothing found".
         spans: For each head, the part of the text that scored highest, then the other parts that scored, as far as
-            they are elsewhere, best first and so many at most (`lec_guard.detect.detector.MOST_SPANS`). Of a head that
+            they are elsewhere, best first and so many at most (`lec_guard.detect.layer.MOST_SPANS`). Of a head that
             finds things, each of them, in any order.
         windows: How many windows the text was read in; 0 for a text without any token.
         context_read: Whether the step's context took part in the scores.

@@ -39,8 +39,8 @@ from benchmarks.embedded.tail import drawn, held
 from benchmarks.embedded.tasks import TASKS, Task
 from lec_guard.detect.adapters import Adapters
 from lec_guard.detect.bundle import EMBEDDED, packaged_weights, read_bundle
-from lec_guard.detect.detector import LayerDetector
 from lec_guard.detect.extractor import Block, Extractor
+from lec_guard.detect.layer import LayerDetector
 from lec_guard.detect.windows import WindowSpec
 from lec_guard.train.config import Windows
 from lec_guard.train.distil import DistilConfig, distil

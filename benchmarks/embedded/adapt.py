@@ -36,8 +36,8 @@ from lec_guard.detect.bundle import (
     write_bundle,
 )
 from lec_guard.detect.bundle import Windows as BundleWindows
-from lec_guard.detect.detector import LayerDetector
 from lec_guard.detect.extractor import Extractor
+from lec_guard.detect.layer import LayerDetector
 from lec_guard.step import Step
 from lec_guard.train.config import Windows
 from lec_guard.train.distil import DistilBlock, DistilConfig, Distilled, distil

@@ -29,7 +29,7 @@ from benchmarks.embedded.fit import Rows
 from benchmarks.embedded.sets import Example, sample
 from benchmarks.embedded.tasks import CATEGORIES, STAGES, TASKS, Task, category
 from lec_guard.detect.bundle import EMBEDDED
-from lec_guard.detect.detector import LayerDetector
+from lec_guard.detect.layer import LayerDetector
 from lec_guard.guard import heads_of
 from lec_guard.policy.compile import Threshold
 from lec_guard.policy.store import PolicyStore

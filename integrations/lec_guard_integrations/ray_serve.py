@@ -29,8 +29,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lec_guard.act.effects import Effects
 from lec_guard.detect.batcher import MAX_WAITING, Batcher
-from lec_guard.detect.detector import LayerDetector
 from lec_guard.detect.elsewhere import Elsewhere
+from lec_guard.detect.layer import LayerDetector
 from lec_guard.detect.wire import DetectorOut
 from lec_guard.errors import DetectorError, LecGuardError, OverloadError, PolicyError, UnsupportedValueError
 from lec_guard.guard import Guard

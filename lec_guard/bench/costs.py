@@ -12,7 +12,7 @@ from lec_guard.bench.plan import Plan
 from lec_guard.bench.prompts import Prompts
 from lec_guard.bench.report import ContextCost, Costs, HeadCost, NormalisationCost
 from lec_guard.bench.rounds import Job, median_ms, ratio, rest, seconds, take_turns, timing
-from lec_guard.detect.detector import LayerDetector
+from lec_guard.detect.layer import LayerDetector
 
 
 def measure_costs(detectors: Detectors, plan: Plan) -> Costs:

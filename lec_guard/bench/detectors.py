@@ -15,9 +15,9 @@ from tokenizers import Encoding, Tokenizer
 
 from lec_guard.bench.report import DetectorInfo, Skipped
 from lec_guard.detect.bundle import EMBEDDED, Bundle, read_bundle
-from lec_guard.detect.detector import BackendName, LayerDetector
 from lec_guard.detect.extractor import Backend, Features, Tokens
 from lec_guard.detect.heads import HeadSpec, HeadStack
+from lec_guard.detect.layer import BackendName, LayerDetector
 from lec_guard.detect.windows import Window
 from lec_guard.errors import BundleError
 from lec_guard.step import Step

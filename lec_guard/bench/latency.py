@@ -9,7 +9,7 @@ from lec_guard.bench.plan import Plan
 from lec_guard.bench.prompts import Prompts
 from lec_guard.bench.report import Latency
 from lec_guard.bench.rounds import Job, seconds, timing
-from lec_guard.detect.detector import LayerDetector
+from lec_guard.detect.layer import LayerDetector
 
 
 def measure_latency(detectors: Detectors, plan: Plan) -> tuple[Latency, ...]:

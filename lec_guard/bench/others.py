@@ -14,7 +14,7 @@ from lec_guard.bench.plan import Plan
 from lec_guard.bench.prompts import Prompts
 from lec_guard.bench.report import Comparison, ForwardPass, Others, OurPass
 from lec_guard.bench.rounds import Job, ratio, seconds, timing
-from lec_guard.detect.detector import LayerDetector
+from lec_guard.detect.layer import LayerDetector
 
 if TYPE_CHECKING:
     import torch

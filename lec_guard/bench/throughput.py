@@ -15,7 +15,7 @@ from lec_guard.bench.prompts import Prompts
 from lec_guard.bench.report import Throughput
 from lec_guard.bench.rounds import Job, ratio, seconds, timing
 from lec_guard.bench.shapes import Shapes, shapes_of
-from lec_guard.detect.detector import LayerDetector
+from lec_guard.detect.layer import LayerDetector
 from lec_guard.errors import BundleError
 
 _SCORE, _WINDOWING, _PRODUCTS = "score", "windowing", "products"

@@ -48,7 +48,7 @@ def calibrate(
     policy, bundle or texts, or too few of these; 1: the detector failed.
     """
     # Imported here, because no other command needs it.
-    from lec_guard.detect.detector import LayerDetector
+    from lec_guard.detect.layer import LayerDetector
     from lec_guard.train.own_traffic import CANARIES, recalibrate
     from lec_guard.train.tenant import read_tenant, write_calibration
     from lec_guard.train.traffic import read_traffic

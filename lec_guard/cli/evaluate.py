@@ -15,7 +15,7 @@ from lec_guard.errors import BundleError, LecGuardError, PolicyError, Unsupporte
 from lec_guard.policy.compile import STOPPING
 
 if TYPE_CHECKING:
-    from lec_guard.detect.detector import LayerDetector
+    from lec_guard.detect.layer import LayerDetector
     from lec_guard.train.config import TrainConfig
     from lec_guard.train.data import Dataset
     from lec_guard.train.evaluate import Thresholds
@@ -63,7 +63,7 @@ def evaluate(
         need("train", "jinja2", "matplotlib")
     # Imported here, because no other command needs it.
     from lec_guard.detect.bundle import EMBEDDED, read_bundle
-    from lec_guard.detect.detector import LayerDetector
+    from lec_guard.detect.layer import LayerDetector
     from lec_guard.train.baselines import OwnClassifier, model_baselines, text_baselines
     from lec_guard.train.config import TrainConfig
     from lec_guard.train.evaluate import budget_of

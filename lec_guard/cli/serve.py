@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lec_guard.cli.terminal import FAILED, fail, need, plain
-from lec_guard.detect.detector import LayerDetector
+from lec_guard.detect.layer import LayerDetector
 from lec_guard.errors import LecGuardError
 
 if TYPE_CHECKING:

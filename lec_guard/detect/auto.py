@@ -22,7 +22,7 @@ from lec_guard.detect.extractor import Extractor, window_of
 from lec_guard.errors import BundleError
 
 if TYPE_CHECKING:
-    from lec_guard.detect.detector import BackendName
+    from lec_guard.detect.layer import BackendName
 
 _ROUNDS = 15
 _SENTENCES, _TOKENS = 5, 24

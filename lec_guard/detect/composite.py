@@ -6,16 +6,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 from lec_guard.detect.batcher import Batcher
-from lec_guard.detect.detector import (
-    Detector,
-    Growing,
-    GrowingText,
-    LayerDetector,
-    Measured,
-    heat_of,
-    in_text_order,
-)
+from lec_guard.detect.detector import Detector, Growing, GrowingText, Measured, heat_of, in_text_order
 from lec_guard.detect.heads import HeadSpec
+from lec_guard.detect.layer import LayerDetector
 from lec_guard.detect.submitting import checked
 from lec_guard.errors import BundleError, DetectorError
 from lec_guard.step import Scores, Span, Step

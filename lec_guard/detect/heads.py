@@ -26,7 +26,7 @@ with the embedded injection head, so that it says nothing of a place."""
 
 MOST_KEPT = 64
 """Windows that a text keeps of each head: it bounds memory. It is several times what a detector tells of
-(`lec_guard.detect.detector.MOST_SPANS`), because windows overlap, and of those at one place only the best is told."""
+(`lec_guard.detect.layer.MOST_SPANS`), because windows overlap, and of those at one place only the best is told."""
 
 _LEAST_ALARM = math.log(LEAST_SCORE / (1.0 - LEAST_SCORE))
 

@@ -10,7 +10,8 @@ from weakref import WeakValueDictionary
 
 from lec_guard.detect.batcher import Batcher
 from lec_guard.detect.composite import CompositeDetector, layer_of
-from lec_guard.detect.detector import TOKEN_BUDGET, Detector, LayerDetector
+from lec_guard.detect.detector import Detector
+from lec_guard.detect.layer import TOKEN_BUDGET, LayerDetector
 from lec_guard.errors import BundleError, DetectorError
 
 

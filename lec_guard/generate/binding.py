@@ -16,8 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lec_guard.detect.architectures import as_pruned, final_norms_of, shortened
 from lec_guard.detect.backends.torch import BlockPooling, Dtype, TorchBackend
 from lec_guard.detect.bundle import Bundle, PrefixPairs
-from lec_guard.detect.detector import LayerDetector
 from lec_guard.detect.extractor import extractor_id, extractor_of
+from lec_guard.detect.layer import LayerDetector
 from lec_guard.detect.prune import PrunedModel, owned_stack
 from lec_guard.detect.turns import Role
 from lec_guard.detect.windows import Windower

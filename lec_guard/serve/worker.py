@@ -17,7 +17,8 @@ from uvicorn.config import STARTUP_FAILURE
 from lec_guard.act.effects import Effects
 from lec_guard.act.queue import ReviewQueue, default_url
 from lec_guard.detect.batcher import Batcher
-from lec_guard.detect.detector import Heated, LayerDetector
+from lec_guard.detect.detector import Heated
+from lec_guard.detect.layer import LayerDetector
 from lec_guard.errors import LecGuardError
 from lec_guard.guard import Guard
 from lec_guard.serve.api.app import create_api

@@ -16,8 +16,8 @@ import numpy as np
 from pydantic import Field
 from sklearn.model_selection import StratifiedKFold
 
-from lec_guard.detect.detector import LayerDetector
 from lec_guard.detect.heads import HeadSpec
+from lec_guard.detect.layer import LayerDetector
 from lec_guard.errors import DetectorError, UnsupportedValueError
 from lec_guard.policy.budget import Bar, TooFew, at_length, bars
 from lec_guard.policy.compile import Threshold

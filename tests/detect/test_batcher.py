@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import pytest
 
 from lec_guard import Batcher, DetectorError, Guard, Scores, Step
-from lec_guard.detect.detector import LayerDetector
+from lec_guard.detect.layer import LayerDetector
 from lec_guard.errors import OverloadError
 from lec_guard.testing import KeywordDetector
 from tests.conftest import ROOT

@@ -15,8 +15,8 @@ import pytest
 
 from lec_guard import Batcher, LayerDetector, Step
 from lec_guard.detect.bundle import read_bundle
-from lec_guard.detect.detector import TOKEN_BUDGET
 from lec_guard.detect.heads import HeadSpec
+from lec_guard.detect.layer import TOKEN_BUDGET
 from lec_guard.detect.pool import DetectorPool
 from lec_guard.errors import BundleError, DetectorError
 from lec_guard.testing import KeywordDetector

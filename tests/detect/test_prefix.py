@@ -14,10 +14,10 @@ from tokenizers import Tokenizer, processors
 from lec_guard import LayerDetector, Step
 from lec_guard.detect import auto, bundle
 from lec_guard.detect.bundle import Learned, read_bundle, write_bundle
-from lec_guard.detect.detector import READING
 from lec_guard.detect.export import export
 from lec_guard.detect.extractor import Block, Extractor, Features, Tokens
 from lec_guard.detect.heads import HeadSpec
+from lec_guard.detect.layer import READING
 from lec_guard.detect.pairs import KEY_SHARE, PairHeads, UnreadContextError
 from lec_guard.detect.past import Prefix
 from lec_guard.detect.prefix import PrefixPairs

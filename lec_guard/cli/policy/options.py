@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lec_guard.cli.terminal import FAILED, fail
-from lec_guard.detect.detector import LayerDetector
+from lec_guard.detect.layer import LayerDetector
 from lec_guard.detect.pool import DetectorPool
 from lec_guard.errors import BundleError, LecGuardError, PolicyError
 from lec_guard.guard import heads_of

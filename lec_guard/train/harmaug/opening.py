@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lec_guard.detect.detector import LayerDetector
+from lec_guard.detect.layer import LayerDetector
 from lec_guard.errors import UnsupportedValueError
 from lec_guard.train.harmaug.chat import ChatText, named_chat_model
 from lec_guard.train.harmaug.config import BUNDLE, LOCAL, OBJECT, AugmentConfig, ModelConfig

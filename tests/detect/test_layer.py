@@ -15,18 +15,10 @@ from hypothesis import strategies as st
 
 from lec_guard import LayerDetector, Step
 from lec_guard.detect.bundle import EMBEDDED, Learned, read_bundle, write_bundle
-from lec_guard.detect.detector import (
-    MOST_SPANS,
-    READING,
-    SPAN_SHARE,
-    TOKEN_BUDGET,
-    UNKNOWN_TOKENS,
-    Heated,
-    Measured,
-    heat_of,
-)
+from lec_guard.detect.detector import Heated, Measured, heat_of
 from lec_guard.detect.extractor import Extractor
 from lec_guard.detect.heads import LEAST_SCORE, HeadSpec, HeadStack, LengthOffset
+from lec_guard.detect.layer import MOST_SPANS, READING, SPAN_SHARE, TOKEN_BUDGET, UNKNOWN_TOKENS
 from lec_guard.detect.pairs import Meeting, PairHeads, meet
 from lec_guard.detect.windows import Window
 from lec_guard.errors import BundleError, DetectorError
@@ -137,7 +129,7 @@ def test_texts_across_pools_keep_their_windows_and_order(
     detector: LayerDetector, monkeypatch: pytest.MonkeyPatch, pool: int
 ) -> None:
     expected = [detector.score(steps([text]))[0] for text in TEXTS]
-    monkeypatch.setattr("lec_guard.detect.detector._POOL", pool)
+    monkeypatch.setattr("lec_guard.detect.layer._POOL", pool)
     for found, alone in zip(detector.score(steps(TEXTS)), expected, strict=True):
         assert_same(found, alone)
 
@@ -158,7 +150,7 @@ def test_same_text_is_read_once(extractor: Extractor, heads: HeadStack, monkeypa
 def test_windows_that_wait_for_the_model_are_bounded(
     extractor: Extractor, heads: HeadStack, monkeypatch: pytest.MonkeyPatch, texts: list[str], pool: int
 ) -> None:
-    monkeypatch.setattr("lec_guard.detect.detector._POOL", pool)
+    monkeypatch.setattr("lec_guard.detect.layer._POOL", pool)
     seen = noted_features(extractor, monkeypatch)
     LayerDetector(extractor, heads, "tiny").score(steps(texts))
     assert max(seen) <= pool
@@ -202,7 +194,7 @@ def test_budget_is_the_callers(bundle: Path) -> None:
 def test_without_a_budget_any_length_is_read(
     extractor: Extractor, heads: HeadStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lec_guard.detect.detector.TOKEN_BUDGET", 20)
+    monkeypatch.setattr("lec_guard.detect.layer.TOKEN_BUDGET", 20)
     (scores,) = LayerDetector(extractor, heads, "tiny", budget=None).score(steps(["the " * 20_000]))
     assert scores.unread is None
     assert scores.windows == len(as_it_is(extractor, "the " * 20_000))
@@ -394,7 +386,7 @@ def places(spans: Sequence[Span]) -> list[tuple[str, int, int]]:
 def test_spans_are_the_windows_that_score_best_first_each_at_a_place_of_its_own(
     detector: LayerDetector, monkeypatch: pytest.MonkeyPatch, text: str, pool: int
 ) -> None:
-    monkeypatch.setattr("lec_guard.detect.detector._POOL", pool)
+    monkeypatch.setattr("lec_guard.detect.layer._POOL", pool)
     (scores,) = detector.score(steps([text]))
     heat, expected = detector.heat(steps([text])[0]), []
     for head, first in firsts(scores).items():
@@ -689,8 +681,8 @@ def test_many_texts_and_contexts_score_as_one_by_one(
     contexts: int,
     pool: int,
 ) -> None:
-    monkeypatch.setattr("lec_guard.detect.detector._CONTEXTS", contexts)
-    monkeypatch.setattr("lec_guard.detect.detector._POOL", pool)
+    monkeypatch.setattr("lec_guard.detect.layer._CONTEXTS", contexts)
+    monkeypatch.setattr("lec_guard.detect.layer._POOL", pool)
     steps = [about(*pair) for pair in pairs]
     for step, found in zip(steps, fresh_pairs.score(steps), strict=True):
         (alone,) = pair_detector.score([step])
@@ -839,7 +831,7 @@ def peak_of_scoring(detector: LayerDetector, step: Step) -> int:
 def test_memory_does_not_grow_with_what_is_read(
     bert: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    monkeypatch.setattr("lec_guard.detect.detector._POOL", 16)
+    monkeypatch.setattr("lec_guard.detect.layer._POOL", 16)
     monkeypatch.setattr("lec_guard.detect.pairs._AT_ONCE", 16)
     window = dataclasses.replace(WINDOW, size=64, stride=60)
     detector = LayerDetector.load(save_bundle(tmp_path, bert.folder, window=window, pairs=True), budget=None)
