@@ -37,7 +37,7 @@ from benchmarks.embedded.sets import Example, read_examples, sample
 from benchmarks.embedded.tail import HELD as TAIL_HELD
 from benchmarks.embedded.tail import drawn, held
 from benchmarks.embedded.tasks import TASKS, Task
-from lec_guard.detect.adapters import Adapters
+from lec_guard.detect.adapters import Adapters, averaged
 from lec_guard.detect.bundle import EMBEDDED, packaged_weights, read_bundle
 from lec_guard.detect.extractor import Block, Extractor
 from lec_guard.detect.layer import LayerDetector
@@ -91,6 +91,7 @@ class Way:
         shipped: Whether layers are those of the shipped bundle, which learnt from far more.
         apart: Whether layers are those of a bundle that lies in the way's folder: its tuning takes longer than all
             others together, and is run by itself.
+        mean_of: The ways of whose adapters it takes the mean (a model soup).
         half: Which half of the families with attacks it learns from, 0 or 1, with all of their texts; None: from all
             of them, with `share` of their texts.
         mined: Whether, of the tail, it learns from what the way `BLIND`, which never saw it, takes for attacks; else
@@ -111,11 +112,14 @@ class Way:
     mined: bool = False
     shipped: bool = False
     apart: bool = False
+    mean_of: tuple[str, ...] = ()
     half: int | None = None
 
 
 SHIPPED = "the shipped layers"
 LONGER = "the shipped layers, tuned as long again"
+WIDER = "as many steps, rank 64"
+MEAN = "the mean of these three"
 ALL, BLIND = "all of it", "without the benign tail"
 FROZEN = "layers as they are"
 WAYS: dict[str, Way] = {
@@ -142,6 +146,8 @@ WAYS: dict[str, Way] = {
     "windows of 256 tokens": Way(window=WindowSpec(size=256, stride=127, least=10)),
     SHIPPED: Way(tuned=False, shipped=True),
     LONGER: Way(tuned=False, apart=True),
+    WIDER: Way(tuned=False, apart=True),
+    MEAN: Way(tuned=False, mean_of=(SHIPPED, LONGER, WIDER)),
     "the shipped layers with character n-grams": Way(tuned=False, shipped=True, of=SHIPPED, lexical=True),
     "layers as they are, layer 2": Way(tuned=False, layer=2),
     "layers as they are, layer 3": Way(tuned=False, layer=3),
@@ -230,6 +236,13 @@ def tuned_apart(folder: Path) -> tuple[Adapters | None, dict[str, Any]]:
         "steps": tuned["steps"],
         "all": every,
     }
+
+
+def mean_of(names: Sequence[str], work: Path) -> Adapters:
+    """The mean of the adapters of ways that are shipped, or tuned apart."""
+    folders = [EMBEDDED if WAYS[name].shipped else place(work, name) for name in names]
+    found = [read_bundle(folder).learned.adapters for folder in folders]
+    return averaged([adapters for adapters in found if adapters is not None])
 
 
 def place(work: Path, name: str) -> Path:
@@ -386,12 +399,20 @@ def page(results: dict[str, Any], shipped: dict[str, Any]) -> str:
     parts = [_TOP]
     for title, names in TABLES.items():
         parts += [f"## {title}\n\n", table(head, [_row(name, results[name]) for name in names]), "\n\n"]
-    whole = {"the shipped bundle": shipped, "a bundle on its layers, tuned as long again": results[LONGER]["all"]}
+    whole = {
+        "the shipped bundle": shipped,
+        "a bundle on its layers, tuned as long again": results[LONGER]["all"],
+        "a bundle on layers of as many steps, rank 64": results[WIDER]["all"],
+    }
     parts.append(f"## On all of eval/\n\n{table(head, [_whole(name, own) for name, own in whole.items()])}\n\n")
     says = _SAYS.format(
         minutes=", ".join(f"{results[name]['minutes']:.1f}" for name in _GROWING),
         longer=f"{results[LONGER]['minutes']:.0f}",
-        blocked=[one["policy"]["stages"]["input"]["injection"]["block"]["mean"] for one in whole.values()],
+        wider=f"{results[WIDER]['minutes']:.0f}",
+        **{
+            key: [one["policy"]["stages"]["input"][kind]["block"]["mean"] for one in whole.values()]
+            for key, kind in (("blocked", "injection"), ("harmless", "harmless"))
+        },
     )
     return "".join(parts) + says
 
@@ -417,7 +438,7 @@ def _row(name: str, own: dict[str, Any]) -> list[str]:
 _GROWING = ("a sixteenth of the texts", "a quarter of the texts", ALL)
 TABLES = {
     "Beside baselines, by data: recall against minutes": (
-        *("length only", "TF-IDF", FROZEN, *_GROWING, SHIPPED, LONGER),
+        *("length only", "TF-IDF", FROZEN, *_GROWING, SHIPPED, LONGER, WIDER, MEAN),
     ),
     "By families": (ALL, "half of the attack families", "the other half"),
     "Without one ingredient": (
@@ -431,7 +452,7 @@ TABLES = {
         "the shipped layers with character n-grams",
     ),
     "By how much of the adapters": (FROZEN, "adapters at half", "adapters at three quarters", ALL),
-    "By the adapters' rank, 16 in all others": (FROZEN, ALL, "adapters of rank 64"),
+    "By the adapters' rank, 16 where none is named": (FROZEN, ALL, "adapters of rank 64", SHIPPED, WIDER),
     "By layer": (
         *(f"{FROZEN}, layer {layer}" for layer in (2, 3)),
         FROZEN,
@@ -453,13 +474,24 @@ _SAYS = """## What it says
 - **Families.** Tunings on half of the families with attacks, with all of their texts, are not told apart, for
   prompts, from the one on half of the texts of all families (heads are fitted to all of them): more families of these
   kinds bring little.
-- **What is missed is missed neither for minutes** at this rank, nor for windows, layers, or more of these data. What
-  is left: adapters of a higher rank, which in the small tuning bring, for prompts, as much recall at 5% as twelve
-  times the steps do, and part of that at 1%, on both sides (at rank 64 they take 2.7 MB; no long tuning was made with
-  them); n-grams (below); and what could not be tried for want of weights, an encoder that is larger, or that was made
-  for something else than to tell what sentences are about. The recipe takes any base and rank (`lec-guard distil
-  --base --rank`). Layers as they are (by layer) are no way there: of the second to the sixth none beats the fourth
-  for all three heads; later ones read documents better, and prompts worse.
+- **Rank.** In the small tuning adapters of rank 64 gain for prompts, on both sides. Tuned as long as the shipped
+  ones ({wider} minutes with other work beside it) they gain nothing here, where heads read layer 4. As a whole
+  bundle, whose heads choose their layers, they find more prompts of held-out families: AUC 0.98 for 0.93, recall at
+  1% 0.66 for 0.48, most of it in one family of two; for documents AUC 0.90 for 0.87; for unsafe texts 0.849 for
+  0.855. On all of eval/ AUC is up by 0.005 to 0.016 for each head, and recall of prompts down at both rates. The
+  packaged policy, at thresholds by the same rule, would block {blocked[2]:.0%} of unseen attacks on prompts, and
+  {harmless[2]:.1%} of harmless input for {harmless[0]:.1%}. Not shipped: the rule for that (more recall at 1% on
+  held-out families, and no lower AUC) is broken by one head of three, if only by little, and the bundle would be
+  four times as large (2.7 MB). To be open again: its figures on eval/ were known when that was decided.
+- **The mean of the three long tunings** (a model soup) has the highest recall at 1% of all on held-out prompts and
+  unsafe texts, and on eval/ it is not told apart from the shipped layers. It takes 4 MB; no bundle was made of it.
+- **What is missed is missed neither for minutes nor for rank**, nor for windows, layers, or more of these data: what
+  tunings of this length gain on held-out families, for prompts of eval/ all end at an AUC of 0.79 to 0.83 here, and a
+  recall at 1% of about a quarter. To pass that, the same recipe needs what could not be tried for want of weights and
+  data: an encoder that is larger, or that was made for something else than to tell what sentences are about, and
+  attacks of other kinds than those of the public sets. N-grams (below) bring some points. The recipe takes any base and
+  rank (`lec-guard distil --base --rank`). Layers as they are (by layer) are no way there: of the second to the sixth
+  none beats the fourth for all three heads; later ones read documents better, and prompts worse.
 - **TF-IDF** on the same few texts is as good for prompts as the small tunings, and worse for documents and for unsafe
   texts of held-out families. The shipped layers are better than it, but learnt from far more.
 - **Pays, on held-out families:** planted instructions (most, and for prompts too); less surely harmless twins, other
@@ -519,6 +551,8 @@ def main() -> None:
             adapters = read_bundle(EMBEDDED).learned.adapters
         elif way.apart:
             adapters, about = tuned_apart(place(options.work, name))
+        elif way.mean_of:
+            adapters = mean_of(way.mean_of, options.work)
         same = way.window == WAYS[source].window and way.scale == 1
         folder = place(options.work, source if same else name) / "features"
         known[name] = {**about, "heads": judge(way, adapters, texts, folder)}

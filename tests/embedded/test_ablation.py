@@ -8,13 +8,16 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.embedded.ablation import (
     ALL,
     FROZEN,
+    LONGER,
     PAGE,
     RESULTS,
+    SHIPPED,
     TABLES,
     WAYS,
     Texts,
@@ -22,13 +25,15 @@ from benchmarks.embedded.ablation import (
     baselines,
     halved,
     judge,
+    mean_of,
     page,
+    place,
     tuned_apart,
 )
 from benchmarks.embedded.mixture import lessons
 from benchmarks.embedded.sets import Example
 from benchmarks.embedded.tasks import TASKS
-from lec_guard.detect.bundle import EMBEDDED
+from lec_guard.detect.bundle import EMBEDDED, read_bundle
 
 
 def test_the_page_has_a_row_for_each_way_and_the_shipped_bundle_below() -> None:
@@ -41,8 +46,12 @@ def test_the_page_has_a_row_for_each_way_and_the_shipped_bundle_below() -> None:
     lines = page(found, shipped).splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     assert [row[0] for row in rows if row[0] in found] == [name for names in TABLES.values() for name in names]
-    assert [row[0] for row in rows[-2:]] == ["the shipped bundle", "a bundle on its layers, tuned as long again"]
-    assert rows[-1][5:] == rows[-2][5:]
+    assert [row[0] for row in rows[-3:]] == [
+        "the shipped bundle",
+        "a bundle on its layers, tuned as long again",
+        "a bundle on layers of as many steps, rank 64",
+    ]
+    assert rows[-1][5:] == rows[-2][5:] == rows[-3][5:]
     row = next(row for row in rows if row[0] == ALL)
     assert row[1:3] == ["1,200", "0.50 / 0.25 / 0.75"]
 
@@ -132,3 +141,18 @@ def test_a_way_that_is_tuned_by_itself_says_what_is_missing(tmp_path: Path) -> N
     shipped = json.loads((EMBEDDED / "metrics.json").read_text(encoding="utf-8"))
     assert about["all"]["injection"] == {"overall": shipped["injection"]["overall"]}
     assert about["all"]["policy"] == {"stages": shipped["policy"]["stages"]}
+
+
+def test_the_mean_of_ways_is_that_of_what_they_change(tmp_path: Path) -> None:
+    shipped = read_bundle(EMBEDDED).learned.adapters
+    assert shipped is not None
+    for name in ("metrics.json", "adapters.safetensors", "heads.safetensors", "detector.json"):
+        folder = place(tmp_path, LONGER)
+        folder.mkdir(exist_ok=True)
+        shutil.copy(EMBEDDED / name, folder)
+    found = mean_of((SHIPPED, LONGER), tmp_path)
+    assert found.rank == 2 * shipped.rank
+    for name, own in found.factors.items():
+        one = shipped.factors[name]
+        change = shipped.scale * one.b.astype(np.float64) @ one.a.astype(np.float64)
+        np.testing.assert_allclose(found.scale * own.b @ own.a, change, atol=1e-6)
