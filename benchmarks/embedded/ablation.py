@@ -120,6 +120,9 @@ SHIPPED = "the shipped layers"
 LONGER = "the shipped layers, tuned as long again"
 WIDER = "as many steps, rank 64"
 MEAN = "the mean of these three"
+FIRST = "the first bundle, on layers as they are"
+"""What all of this began with. No way, because another recipe made it: its `metrics.json`, by `evaluate --bundle` with
+the policy of its time, has to lie in its folder."""
 ALL, BLIND = "all of it", "without the benign tail"
 FROZEN = "layers as they are"
 WAYS: dict[str, Way] = {
@@ -223,19 +226,24 @@ def adapted(way: Way, data: Path, tail: Path, work: Path, name: str) -> Adapters
 
 def tuned_apart(folder: Path) -> tuple[Adapters | None, dict[str, Any]]:
     """The adapters that `benchmarks.embedded.adapt tune` wrote to a folder, what they cost, and do on all of eval/."""
-    reports: list[dict[str, Any]] = []
-    for name, module in (("tuned.json", "adapt tune"), ("metrics.json", "evaluate")):
-        if not (folder / name).is_file():
-            raise SystemExit(f"{folder / name}: is not there; write it with `python -m benchmarks.embedded.{module}`")
-        reports.append(json.loads((folder / name).read_text(encoding="utf-8")))
-    tuned, measured = reports
+    tuned, every = _written(folder / "tuned.json", by="adapt tune"), on_all(folder)
+    about = {"minutes": tuned["seconds"] / 60, "steps": tuned["steps"], "all": every}
+    return read_bundle(folder).learned.adapters, about
+
+
+def on_all(folder: Path) -> dict[str, Any]:
+    """Of a bundle's `metrics.json`, what it does on all of eval/: head by head, and under the packaged policy."""
+    measured = _written(folder / "metrics.json", by="evaluate")
     every: dict[str, Any] = {task.head: {"overall": measured[task.head]["overall"]} for task in TASKS}
     every["policy"] = {"stages": measured["policy"]["stages"]}
-    return read_bundle(folder).learned.adapters, {
-        "minutes": tuned["seconds"] / 60,
-        "steps": tuned["steps"],
-        "all": every,
-    }
+    return every
+
+
+def _written(path: Path, *, by: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise SystemExit(f"{path}: is not there; write it with `python -m benchmarks.embedded.{by}`")
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return report
 
 
 def mean_of(names: Sequence[str], work: Path) -> Adapters:
@@ -400,30 +408,57 @@ def page(results: dict[str, Any], shipped: dict[str, Any]) -> str:
     for title, names in TABLES.items():
         parts += [f"## {title}\n\n", table(head, [_row(name, results[name]) for name in names]), "\n\n"]
     whole = {
+        FIRST: results[FIRST]["all"],
         "the shipped bundle": shipped,
         "a bundle on its layers, tuned as long again": results[LONGER]["all"],
         "a bundle on layers of as many steps, rank 64": results[WIDER]["all"],
     }
-    parts.append(f"## On all of eval/\n\n{table(head, [_whole(name, own) for name, own in whole.items()])}\n\n")
+    measured = table(["bundle", *heads], [_whole(name, own) for name, own in whole.items()])
+    done = [(stage, kind) for stage, found in shipped["policy"]["stages"].items() for kind in found]
+    acts = table(
+        ["bundle", *(f"{stage}: {kind}" for stage, kind in done)],
+        [
+            [name, *(_acted(own["policy"]["stages"][stage][kind]) for stage, kind in done)]
+            for name, own in whole.items()
+        ],
+    )
+    parts.append(f"## On all of eval/: before, after, and what was tried then\n\n{measured}\n\n{_ACTS}\n\n{acts}\n\n")
     says = _SAYS.format(
         minutes=", ".join(f"{results[name]['minutes']:.1f}" for name in _GROWING),
         longer=f"{results[LONGER]['minutes']:.0f}",
         wider=f"{results[WIDER]['minutes']:.0f}",
         **{
-            key: [one["policy"]["stages"]["input"][kind]["block"]["mean"] for one in whole.values()]
-            for key, kind in (("blocked", "injection"), ("harmless", "harmless"))
+            key: [one["policy"]["stages"][stage][kind][action]["mean"] for one in whole.values()]
+            for key, stage, kind, action in (
+                ("blocked", "input", "injection", "block"),
+                ("flagged", "input", "injection", "flag"),
+                ("harmless", "input", "harmless", "block"),
+                ("shown", "input", "harmless", "flag"),
+                ("documents", "tool_output", "injection", "block"),
+                ("results", "tool_output", "harmless", "block"),
+            )
         },
     )
     return "".join(parts) + says
 
 
 def _whole(name: str, metrics: dict[str, Any]) -> list[str]:
-    cells = [name, "", "", "", ""]
+    cells = [name]
     for task in TASKS:
         own = metrics[task.head]["overall"]["head"]
-        recalls = [own[f"recall_at_{rate}"]["macro"] for rate in (0.01, 0.05)]
-        cells.append(f"{own['macro_auc']:.2f} / {recalls[0]:.2f} / {recalls[1]:.2f}")
+        recalls = [own[f"recall_at_{rate}"] for rate in (0.01, 0.05)]
+        cells.append(" / ".join([f"{own['macro_auc']:.2f}", *(_between(one, "macro", ".2f") for one in recalls)]))
     return cells
+
+
+def _acted(own: dict[str, Any]) -> str:
+    return " / ".join(_between(own[action], "mean", ".1%") for action in ("block", "flag"))
+
+
+def _between(own: dict[str, float], key: str, form: str) -> str:
+    """A figure, and its interval where there are enough families for one."""
+    text = format(own[key], form)
+    return f"{text} [{own['low']:{form}}, {own['high']:{form}}]" if "low" in own else text
 
 
 def _row(name: str, own: dict[str, Any]) -> list[str]:
@@ -461,15 +496,24 @@ TABLES = {
 }
 """Title -> ways."""
 
+_ACTS = """What the packaged policy blocks, and what it flags or blocks, sets counting alike; each bundle at the
+thresholds that its own held-out families gave:"""
+
 _SAYS = """## What it says
 
+- **Before and after.** At equal rates the shipped bundle finds more prompts and more unsafe texts than the first
+  one. At the packaged policy it stops fewer attacks on prompts, and fewer harmless texts: it blocks
+  {blocked[1]:.0%} of unseen attacks (the first one {blocked[0]:.0%}) and flags or blocks {flagged[1]:.0%}
+  ({flagged[0]:.0%}); of harmless input it blocks {harmless[1]:.1%} ({harmless[0]:.1%}) and flags or blocks
+  {shown[1]:.0%} ({shown[0]:.0%}). The one unseen family of documents is lost: {documents[1]:.0%} of it blocked
+  ({documents[0]:.0%}), and of harmless documents {results[1]:.1%} ({results[0]:.1%}).
 - **How much the tuning learns from decides, up to a point.** A sixteenth, a quarter and all of the texts took
   {minutes} minutes of a busy core; the shipped layers learnt from twelve times as many steps, in 41 minutes on two.
   The first quarter brings little, what follows brings most. Then it levels off: tuned as long again, on other draws
   of the same families ({longer} minutes with other work beside it), layers fit those families better, and others no
   better. On all of eval/ recall of prompts falls at both rates and that of unsafe texts stays; the one family of
-  documents gains. At thresholds by the same rule such a bundle blocks {blocked[1]:.0%} of unseen attacks on prompts,
-  the shipped one {blocked[0]:.0%}. On held-out families recall of prompts rises, and AUC falls for two of three
+  documents gains. At thresholds by the same rule such a bundle blocks {blocked[2]:.0%} of unseen attacks on prompts,
+  the shipped one {blocked[1]:.0%}. On held-out families recall of prompts rises, and AUC falls for two of three
   heads: no reason to ship it. To be open: its figures on eval/ were known when that was decided.
 - **Families.** Tunings on half of the families with attacks, with all of their texts, are not told apart, for
   prompts, from the one on half of the texts of all families (heads are fitted to all of them): more families of these
@@ -479,8 +523,8 @@ _SAYS = """## What it says
   bundle, whose heads choose their layers, they find more prompts of held-out families: AUC 0.98 for 0.93, recall at
   1% 0.66 for 0.48, most of it in one family of two; for documents AUC 0.90 for 0.87; for unsafe texts 0.849 for
   0.855. On all of eval/ AUC is up by 0.005 to 0.016 for each head, and recall of prompts down at both rates. The
-  packaged policy, at thresholds by the same rule, would block {blocked[2]:.0%} of unseen attacks on prompts, and
-  {harmless[2]:.1%} of harmless input for {harmless[0]:.1%}. Not shipped: the rule for that (more recall at 1% on
+  packaged policy, at thresholds by the same rule, would block {blocked[3]:.0%} of unseen attacks on prompts, and
+  {harmless[3]:.1%} of harmless input for {harmless[1]:.1%}. Not shipped: the rule for that (more recall at 1% on
   held-out families, and no lower AUC) is broken by one head of three, if only by little, and the bundle would be
   four times as large (2.7 MB). To be open again: its figures on eval/ were known when that was decided.
 - **The mean of the three long tunings** (a model soup) has the highest recall at 1% of all on held-out prompts and
@@ -538,6 +582,8 @@ def main() -> None:
     if "length only" not in known:
         own = baselines(texts)
         known["length only"], known["TF-IDF"] = ({"heads": own[name]} for name in ("length", "TF-IDF"))
+    if FIRST not in known:
+        known[FIRST] = {"all": on_all(place(options.work, FIRST))}
     for name in options.only:
         way = WAYS[name]
         if name in known:

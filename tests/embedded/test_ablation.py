@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.embedded.ablation import (
     ALL,
+    FIRST,
     FROZEN,
     LONGER,
     PAGE,
@@ -43,15 +44,19 @@ def test_the_page_has_a_row_for_each_way_and_the_shipped_bundle_below() -> None:
     found = {name: {"heads": heads} for names in TABLES.values() for name in names}
     for name in found:
         found[name] |= {"minutes": 1.5, "steps": 1200, "all": shipped}
-    lines = page(found, shipped).splitlines()
+    lines = page(found | {FIRST: {"all": shipped}}, shipped).splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     assert [row[0] for row in rows if row[0] in found] == [name for names in TABLES.values() for name in names]
-    assert [row[0] for row in rows[-3:]] == [
+    bundles = [
+        FIRST,
         "the shipped bundle",
         "a bundle on its layers, tuned as long again",
         "a bundle on layers of as many steps, rank 64",
     ]
-    assert rows[-1][5:] == rows[-2][5:] == rows[-3][5:]
+    assert [row[0] for row in rows if row[0] in bundles] == bundles + bundles
+    for below in (rows[-4:], rows[-10:-6]):
+        assert all(row[1:] == below[0][1:] for row in below)
+    assert rows[-3][1].startswith(f"{shipped['policy']['stages']['input']['harmless']['block']['mean']:.1%} [")
     row = next(row for row in rows if row[0] == ALL)
     assert row[1:3] == ["1,200", "0.50 / 0.25 / 0.75"]
 
