@@ -525,8 +525,9 @@ _SAYS = """## What it says
   0.855. On all of eval/ AUC is up by 0.005 to 0.016 for each head, and recall of prompts down at both rates. The
   packaged policy, at thresholds by the same rule, would block {blocked[3]:.0%} of unseen attacks on prompts, and
   {harmless[3]:.1%} of harmless input for {harmless[1]:.1%}. Not shipped: the rule for that (more recall at 1% on
-  held-out families, and no lower AUC) is broken by one head of three, if only by little, and the bundle would be
-  four times as large (2.7 MB). To be open again: its figures on eval/ were known when that was decided.
+  held-out families, and no lower AUC) is broken by one head of three, if only by little (their mean rises), and the
+  bundle would be four times as large (2.7 MB). To be open again: its figures on eval/ were known when that was
+  decided.
 - **The mean of the three long tunings** (a model soup) has the highest recall at 1% of all on held-out prompts and
   unsafe texts, and on eval/ it is not told apart from the shipped layers. It takes 4 MB; no bundle was made of it.
 - **What is missed is missed neither for minutes nor for rank**, nor for windows, layers, or more of these data: what
