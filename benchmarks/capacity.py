@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.embedded.card import table
+from benchmarks.markdown import bare_table
 from benchmarks.queueing import Service, simulate
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +70,7 @@ def needs(report: dict[str, Any]) -> str:
             ]
         )
     head = ["checks/s", "cores, a replica on each", "memory", "audit log", "p50 / p99, simulated"]
-    return table(head, rows)
+    return bare_table(head, rows)
 
 
 def costs(report: dict[str, Any]) -> str:
@@ -79,7 +79,7 @@ def costs(report: dict[str, Any]) -> str:
     for kind, (cores, dollars) in PRICES.items():
         second = per_core(report) * cores * BUSY
         rows.append([kind, f"{dollars:.4f}", f"{second:,.0f}", f"{dollars / 3600 / second * 1e6:.2f}"])
-    return table(["machine", "$/h", f"checks/s at {BUSY:.0%}", "$ for a million"], rows)
+    return bare_table(["machine", "$/h", f"checks/s at {BUSY:.0%}", "$ for a million"], rows)
 
 
 def curve(report: dict[str, Any]) -> str:
@@ -92,7 +92,7 @@ def curve(report: dict[str, Any]) -> str:
         ]
         for one in report["curve"]
     ]
-    return table(["checks/s", "measured p50 / p99 ms", "simulated"], rows)
+    return bare_table(["checks/s", "measured p50 / p99 ms", "simulated"], rows)
 
 
 def page(text: str, report: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 
-from benchmarks.embedded.card import table
+from benchmarks.markdown import bare_table
 from benchmarks.queueing import Service, simulate
 from lec_guard import Batcher, LayerDetector, Step
 from lec_guard.bench.machine import processor
@@ -415,14 +415,14 @@ def page(report: dict[str, Any]) -> str:
         rows.append([title, f"{own['texts_per_s']:,.0f}", share, latency, statuses])
     over, dead = report["overload"], report["killed"]
     return _PAGE.format(
-        table=table(["load", "texts/s", "of the batcher alone", "p50 / p99 ms", "answers"], rows),
+        table=bare_table(["load", "texts/s", "of the batcher alone", "p50 / p99 ms", "answers"], rows),
         ratio=report["open_70"]["p99_over_p50"],
         memory=", ".join(f"{mb:,.0f}" for mb in over["mb"]),
         deadline=Patience().timeout_s,
         longest=over["p99_ms"] / 1000,
         retried=dead["retried"],
         back=dead["another_worker_after_s"],
-        curve=table(
+        curve=bare_table(
             ["requests/s", "p50 ms", "simulated", "p99 ms", "simulated", "texts of a batch"],
             [
                 [

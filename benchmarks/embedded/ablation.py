@@ -7,8 +7,10 @@ judged twice: on the families that are held out of `train/`, by which choices ar
 `eval/`. Baselines are fitted on the same texts. A run goes on where it was interrupted. Writes `ablation.json` and
 `ABLATION.md` beside this file. The shipped bundle learnt from far more: its own figures stand below.
 
-One way takes longer than all others together and is made by itself, in its folder in FOLDER: `adapt tune --onto` what
-the shipped layers are, with `--seed 1` and a rate of 0.0005, then `features`, `fit`, and `evaluate --bundle --out`.
+Two ways take longer than all others together and are made by themselves, each in its folder in FOLDER: `adapt tune`,
+then `features`, `fit`, and `evaluate --bundle --out`. Tuned as long again is `--onto` what the shipped layers are, with
+`--seed 1` and a rate of 0.0005; rank 64 is the model card's command with that rank and an alpha of 128. The first
+bundle has a folder there, too, with its `metrics.json`: `evaluate --bundle` with the packaged policy of its time.
 """
 
 from __future__ import annotations
@@ -28,7 +30,6 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks.embedded.adapt import BLOCKS, keep, ranked
 from benchmarks.embedded.cached import Cached
-from benchmarks.embedded.card import table
 from benchmarks.embedded.evaluate import Scored, baseline_scores, overall
 from benchmarks.embedded.features import PACKAGE, WINDOW, collect
 from benchmarks.embedded.fit import Rows, fit_rows
@@ -37,6 +38,7 @@ from benchmarks.embedded.sets import Example, read_examples, sample
 from benchmarks.embedded.tail import HELD as TAIL_HELD
 from benchmarks.embedded.tail import drawn, held
 from benchmarks.embedded.tasks import TASKS, Task
+from benchmarks.markdown import bare_table, interval
 from lec_guard.detect.adapters import Adapters, averaged
 from lec_guard.detect.bundle import EMBEDDED, packaged_weights, read_bundle
 from lec_guard.detect.extractor import Block, Extractor
@@ -121,8 +123,7 @@ LONGER = "the shipped layers, tuned as long again"
 WIDER = "as many steps, rank 64"
 MEAN = "the mean of these three"
 FIRST = "the first bundle, on layers as they are"
-"""What all of this began with. No way, because another recipe made it: its `metrics.json`, by `evaluate --bundle` with
-the policy of its time, has to lie in its folder."""
+"""What all of this began with. No way, because another recipe made it."""
 ALL, BLIND = "all of it", "without the benign tail"
 FROZEN = "layers as they are"
 WAYS: dict[str, Way] = {
@@ -218,17 +219,22 @@ def adapted(way: Way, data: Path, tail: Path, work: Path, name: str) -> Adapters
         keep(bundle, tuned, own, config)
         cost = {"minutes": (time.monotonic() - began) / 60, "steps": tuned.steps}
         costs.write_text(json.dumps(cost) + "\n", encoding="utf-8")
+    return adapters_of(bundle)
+
+
+def adapters_of(bundle: Path) -> Adapters:
+    """The adapters of a bundle whose layers were tuned."""
     adapters = read_bundle(bundle).learned.adapters
     if adapters is None:
         raise AssertionError("a bundle of tuned layers has adapters")
     return adapters
 
 
-def tuned_apart(folder: Path) -> tuple[Adapters | None, dict[str, Any]]:
+def tuned_apart(folder: Path) -> tuple[Adapters, dict[str, Any]]:
     """The adapters that `benchmarks.embedded.adapt tune` wrote to a folder, what they cost, and do on all of eval/."""
     tuned, every = _written(folder / "tuned.json", by="adapt tune"), on_all(folder)
     about = {"minutes": tuned["seconds"] / 60, "steps": tuned["steps"], "all": every}
-    return read_bundle(folder).learned.adapters, about
+    return adapters_of(folder), about
 
 
 def on_all(folder: Path) -> dict[str, Any]:
@@ -248,9 +254,7 @@ def _written(path: Path, *, by: str) -> dict[str, Any]:
 
 def mean_of(names: Sequence[str], work: Path) -> Adapters:
     """The mean of the adapters of ways that are shipped, or tuned apart."""
-    folders = [EMBEDDED if WAYS[name].shipped else place(work, name) for name in names]
-    found = [read_bundle(folder).learned.adapters for folder in folders]
-    return averaged([adapters for adapters in found if adapters is not None])
+    return averaged([adapters_of(EMBEDDED if WAYS[name].shipped else place(work, name)) for name in names])
 
 
 def place(work: Path, name: str) -> Path:
@@ -406,16 +410,16 @@ def page(results: dict[str, Any], shipped: dict[str, Any]) -> str:
     head = ["way", "steps", *(f"held: {name}" for name in heads), *(f"eval: {name}" for name in heads)]
     parts = [_TOP]
     for title, names in TABLES.items():
-        parts += [f"## {title}\n\n", table(head, [_row(name, results[name]) for name in names]), "\n\n"]
+        parts += [f"## {title}\n\n", bare_table(head, [_row(name, results[name]) for name in names]), "\n\n"]
     whole = {
         FIRST: results[FIRST]["all"],
         "the shipped bundle": shipped,
         "a bundle on its layers, tuned as long again": results[LONGER]["all"],
         "a bundle on layers of as many steps, rank 64": results[WIDER]["all"],
     }
-    measured = table(["bundle", *heads], [_whole(name, own) for name, own in whole.items()])
+    measured = bare_table(["bundle", *heads], [_whole(name, own) for name, own in whole.items()])
     done = [(stage, kind) for stage, found in shipped["policy"]["stages"].items() for kind in found]
-    acts = table(
+    acts = bare_table(
         ["bundle", *(f"{stage}: {kind}" for stage, kind in done)],
         [
             [name, *(_acted(own["policy"]["stages"][stage][kind]) for stage, kind in done)]
@@ -447,18 +451,12 @@ def _whole(name: str, metrics: dict[str, Any]) -> list[str]:
     for task in TASKS:
         own = metrics[task.head]["overall"]["head"]
         recalls = [own[f"recall_at_{rate}"] for rate in (0.01, 0.05)]
-        cells.append(" / ".join([f"{own['macro_auc']:.2f}", *(_between(one, "macro", ".2f") for one in recalls)]))
+        cells.append(" / ".join([f"{own['macro_auc']:.2f}", *(interval(one, "macro") for one in recalls)]))
     return cells
 
 
 def _acted(own: dict[str, Any]) -> str:
-    return " / ".join(_between(own[action], "mean", ".1%") for action in ("block", "flag"))
-
-
-def _between(own: dict[str, float], key: str, form: str) -> str:
-    """A figure, and its interval where there are enough families for one."""
-    text = format(own[key], form)
-    return f"{text} [{own['low']:{form}}, {own['high']:{form}}]" if "low" in own else text
+    return " / ".join(interval(own[action], "mean", ".1%") for action in ("block", "flag"))
 
 
 def _row(name: str, own: dict[str, Any]) -> list[str]:
@@ -595,7 +593,7 @@ def main() -> None:
             if source == name:
                 about = json.loads((place(options.work, name) / "costs.json").read_text(encoding="utf-8"))
         elif way.shipped:
-            adapters = read_bundle(EMBEDDED).learned.adapters
+            adapters = adapters_of(EMBEDDED)
         elif way.apart:
             adapters, about = tuned_apart(place(options.work, name))
         elif way.mean_of:

@@ -18,6 +18,7 @@ from benchmarks.embedded.fit import MOST_FAMILIES
 from benchmarks.embedded.long_texts import PLACES, SETS
 from benchmarks.embedded.pairs import CHOSEN_ON, MEASURED
 from benchmarks.embedded.tasks import CATEGORIES, TASKS
+from benchmarks.markdown import bare_table, interval
 from lec_guard.detect.bundle import EMBEDDED, read_bundle
 from lec_guard.train.calibrate import LENGTHS
 
@@ -179,12 +180,6 @@ Texts of others are not part of this repository; the heads and adapters are. Lic
 """
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def used_sets(data: Path) -> list[list[str]]:
     """Name, licence and source of each fitted set, from the table in DATA/README.md."""
     text = (data / "README.md").read_text(encoding="utf-8")
@@ -206,8 +201,10 @@ def _sets(metrics: dict[str, Any]) -> str:
             others = [f"{aucs[m]['auc']:.2f}" for m in ("length", "tfidf")]
             counts = f"{entry['positives']} / {entry['negatives']}"
             name = f"{source} (*)" if entry["family_was_fitted"] else source
-            rows.append([task.head, name, counts, _auc(aucs["head"]), f"{aucs['head']['auprc']:.2f}", *others])
-    return table(["head", "set", "attacks / benign", "AUC", "AP", "length", "TF-IDF"], rows)
+            rows.append(
+                [task.head, name, counts, interval(aucs["head"], "auc"), f"{aucs['head']['auprc']:.2f}", *others]
+            )
+    return bare_table(["head", "set", "attacks / benign", "AUC", "AP", "length", "TF-IDF"], rows)
 
 
 def policy(metrics: dict[str, Any]) -> str:
@@ -215,13 +212,10 @@ def policy(metrics: dict[str, Any]) -> str:
     rows = []
     for stage, sides in metrics["policy"]["stages"].items():
         for side, own in sides.items():
-            rows.append([stage, side, str(own["sets"]), *(_share(own[action]) for action in ("block", "flag"))])
-    return table(["stage", "texts", "sets", "blocked", "flagged or blocked"], rows)
-
-
-def _share(own: dict[str, float]) -> str:
-    text = f"{own['mean']:.1%}"
-    return f"{text} [{own['low']:.1%}, {own['high']:.1%}]" if "low" in own else text
+            rows.append(
+                [stage, side, str(own["sets"]), *(interval(own[action], "mean", ".1%") for action in ("block", "flag"))]
+            )
+    return bare_table(["stage", "texts", "sets", "blocked", "flagged or blocked"], rows)
 
 
 def _policy_sets(metrics: dict[str, Any]) -> str:
@@ -235,7 +229,7 @@ def _policy_sets(metrics: dict[str, Any]) -> str:
             for side in ("harmless", "injection", "unsafe")
         ]
         rows.append([name, entry["stage"], *cells])
-    return table(["set", "stage", "harmless", "injection", "unsafe"], rows)
+    return bare_table(["set", "stage", "harmless", "injection", "unsafe"], rows)
 
 
 def _budget(metrics: dict[str, Any]) -> str:
@@ -246,13 +240,11 @@ def _budget(metrics: dict[str, Any]) -> str:
             rows.append(
                 [task.head, stage, str(len(own["sets"])), f"{own['mean']:.1%}", f"{worst} {own['sets'][worst]:.1%}"]
             )
-    return table(["head", "stage", "sets", "mean", "worst set"], rows)
+    return bare_table(["head", "stage", "sets", "mean", "worst set"], rows)
 
 
 def _interval(recall: dict[str, float]) -> str:
-    if "low" not in recall:
-        return f"{recall['macro']:.2f} [too few families]"
-    return f"{recall['macro']:.2f} [{recall['low']:.2f}, {recall['high']:.2f}]"
+    return interval(recall, "macro") + ("" if "low" in recall else " [too few families]")
 
 
 def overall(metrics: dict[str, Any]) -> str:
@@ -265,7 +257,7 @@ def overall(metrics: dict[str, Any]) -> str:
             recalls = [entry["recall_at_0.01"], entry["recall_at_0.05"]]
             cells = [_interval(recall) for recall in recalls]
             rows.append([task.head, str(len(overall["families"])), name, f"{entry['macro_auc']:.2f}", *cells])
-    return table(["head", "families", "method", "macro AUC", "recall at 1% FPR", "recall at 5% FPR"], rows)
+    return bare_table(["head", "families", "method", "macro AUC", "recall at 1% FPR", "recall at 5% FPR"], rows)
 
 
 def _blocks(blocks: list[dict[str, Any]]) -> str:
@@ -290,7 +282,7 @@ _WAYS = {"log_mean_exp": "LME", "attention": "attention", "top_mean": "top"}
 
 def _aggregations(fit: dict[str, Any], names: list[str]) -> str:
     ways = [f"{_WAYS[one['method']]} {one['parameter']:g}" for one in fit[names[0]]["aggregations"]]
-    return table(
+    return bare_table(
         ["head", *ways],
         [[name, *(f"{_gain(one):.3f}" for one in fit[name]["aggregations"])] for name in names],
     )
@@ -303,7 +295,7 @@ def _gates(gate: dict[str, Any], names: list[str]) -> str:
         own = [gate["heads"][name]["poolings"][pooling] for name in names]
         cells = [f"{o['mean_auc']:.3f} ({o['gain']:+.3f} ± {o['gain_standard_error']:.3f})" for o in own]
         rows.append([pooling, *cells])
-    return table(["pooling", *names], rows)
+    return bare_table(["pooling", *names], rows)
 
 
 def _gain(way: dict[str, Any]) -> float:
@@ -311,12 +303,9 @@ def _gain(way: dict[str, Any]) -> float:
     return float(recall - alarms)
 
 
-def _auc(found: dict[str, float]) -> str:
-    return f"{found['auc']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
-
-
 def _pairs(fit: dict[str, Any]) -> str:
-    report, attacks = fit["off_policy"], fit["off_policy"]["attacks"]
+    report = fit["off_policy"]
+    head, length = (interval(report["attacks"][method], "auc") for method in ("head", "length alone"))
     methods = {"head": "**head**", "text alone": "text alone", "length alone": "length alone"}
     texts = [
         """`off_policy`: does a text belong to its context? Fitted on texts with their own context and with that of
@@ -324,19 +313,21 @@ def _pairs(fit: dict[str, Any]) -> str:
         its length says anything. AUC, with 95% intervals by bootstrap over documents: on left-out documents of
         `pishield_clean`, and on the benign rows of `spml_pairs` (system prompts of chatbots; nothing of it was fitted
         on), with their own system prompt against that of others. The interaction was chosen on the former.""",
-        table(
+        bare_table(
             ["method", "pishield_clean", "spml_pairs"],
-            [[shown, *(_auc(report[where][m]) for where in (CHOSEN_ON, MEASURED))] for m, shown in methods.items()],
+            [
+                [shown, *(interval(report[where][m], "auc") for where in (CHOSEN_ON, MEASURED))]
+                for m, shown in methods.items()
+            ],
         ),
         f"""It is {"shipped" if report["shipped"] else "not shipped"}: it has to beat both baselines on both. Features:
         {", ".join(report["parts"])}. No rule of the packaged policy reads it; without a context it says 0. It is no
         detector of attacks: those of `spml_pairs` talk about the chatbot's subject, and it puts them below benign
-        texts (AUC {_auc(attacks["head"])}; length alone has {_auc(attacks["length alone"])} there, so that set can't
-        tell a good detector from a ruler).""",
+        texts (AUC {head}; length alone has {length} there, so that set can't tell a good detector from a ruler).""",
         """The other heads have no form with context: on `pishield_*`, where a document carries an instruction that is
         not its task's, the text alone is as good as any interaction (AUC on left-out documents, among all and among
         texts of like length):""",
-        table(
+        bare_table(
             ["features", "AUC", "among like lengths"],
             [[name, f"{own['auc']:.3f}", f"{own['matched']:.3f}"] for name, own in fit["injected"].items()],
         ),
@@ -352,7 +343,7 @@ def _long_texts(long: dict[str, Any]) -> str:
     for tokens in dict.fromkeys(one["tokens"] for one in long["false_alarms"]):
         of_length = [found[name, tokens] for name in SETS]
         rows.append([f"{tokens:,}", *(f"{o['block']} (+{o['flag']}) of {o['texts']}" for o in of_length)])
-    return table(["tokens, about", *SETS], rows)
+    return bare_table(["tokens, about", *SETS], rows)
 
 
 def _hidden(long: dict[str, Any]) -> str:
@@ -366,7 +357,7 @@ def _hidden(long: dict[str, Any]) -> str:
         ]
         for one in long["hidden"]
     ]
-    return table([*head, "same action at all three"], rows)
+    return bare_table([*head, "same action at all three"], rows)
 
 
 def main() -> None:
@@ -414,7 +405,7 @@ def main() -> None:
         held=len(fit["held"]),
         held_names=", ".join(f"`{name}`" for name in fit["held"]),
         most_families=MOST_FAMILIES["tool_output"],
-        sweep=table(
+        sweep=bare_table(
             ["head", "features", "penalty C", "macro AUC", "recall at 5%"],
             [
                 [n, _blocks(one["blocks"]), f"{one['penalty_c']:g}", f"{one['mean_auc']:.3f}", f"{one['recall']:.3f}"]
@@ -426,11 +417,11 @@ def main() -> None:
         policy_sets=_policy_sets(metrics),
         max_fpr=metrics["budget"]["max_fpr"],
         budget=_budget(metrics),
-        aggregation=table(
+        aggregation=bare_table(
             ["head", "way", "", *(f"{n}" for n in LENGTHS)],
             [row for n in names for row in _lengths(n, fit[n])],
         ),
-        by_length=table(
+        by_length=bare_table(
             ["head", "windows", "texts", "share"],
             [
                 [n, f"{e['from_windows']} or more", str(e["texts"]), f"{e['share']:.3f}"]
@@ -438,7 +429,7 @@ def main() -> None:
                 for e in metrics[n]["benign_by_length"]["block"]
             ],
         ),
-        left_out=table(
+        left_out=bare_table(
             ["head", "learnt from", "harmful", "held out", "harmful", "families", "mean AUC", "recall at 1%", "at 5%"],
             [
                 [
@@ -464,7 +455,7 @@ def main() -> None:
         shared=", ".join(found["shared"]),
         categories=", ".join(f"{k} {v:.2f}" for k, v in found["recall_by_category"].items()),
         labels=", ".join(f"`{c}`" for c in CATEGORIES),
-        licences=table(["set", "licence", "public source"], used_sets(options.data)),
+        licences=bare_table(["set", "licence", "public source"], used_sets(options.data)),
     )
     (EMBEDDED / "README.md").write_text(text, encoding="utf-8")
     page = README.read_text(encoding="utf-8")

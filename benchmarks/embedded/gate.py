@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.embedded.card import table
 from benchmarks.embedded.features import PACKAGE, WINDOW
 from benchmarks.embedded.fit import Rows, Training, family_aucs, fit_rows
 from benchmarks.embedded.sets import Example, sample
 from benchmarks.embedded.tasks import TASKS, Task
+from benchmarks.markdown import bare_table
 from lec_guard.detect.bundle import EMBEDDED, packaged_weights
 from lec_guard.train.fit import Floats, family_folds, text_logits
 from lec_guard.train.gates import TokenStates, collect_states, fit_gate
@@ -95,7 +95,7 @@ def comparison(report: dict[str, dict[str, Any]]) -> str:
             for one in heads
         ]
         rows.append([name, *cells, f"{np.mean([one['mean_auc'] for one in heads]):.3f}"])
-    return table(["pooling", *report, "mean"], rows)
+    return bare_table(["pooling", *report, "mean"], rows)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.embedded.card import table
+from benchmarks.markdown import bare_table
 from lec_guard import Guard, LayerDetector, Step
 from lec_guard.detect.bundle import EMBEDDED
 from lec_guard.step import Stage
@@ -102,7 +102,7 @@ def page(results: Mapping[str, Any]) -> str:
             cells.append(f"{action} ({rule})" if rule else action)
         rows.append(cells)
     right = ["", "", "as wanted", *(f"{sum(map(_is_right, TRIALS, results[one]))} of {len(TRIALS)}" for one in ids)]
-    return f"{_TOP}{table(['text', 'where', 'wanted', *(f'`{one}`' for one in ids)], [*rows, right])}\n"
+    return f"{_TOP}{bare_table(['text', 'where', 'wanted', *(f'`{one}`' for one in ids)], [*rows, right])}\n"
 
 
 def _is_right(trial: Trial, found: list[str | None]) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.embedded.sets import read_examples
 from benchmarks.embedded.tasks import TASKS
+from benchmarks.markdown import interval, table
 
 PAGE = Path(__file__).parent / "README.md"
 MOST = 150
@@ -95,20 +96,19 @@ def page(evaluation: dict[str, Any], detector: str) -> str:
             ]
         )
     head = ["method", "AUC", "AUPRC", "recall at 1% FPR", "benign set flagged most there"]
-    table = [head, ["---", *("---:" for _ in head[1:])], *rows]
     first = evaluation["methods"][0]
     own, kept = first["unseen"], first["realised"][0]
     top = _TOP.format(most=MOST, texts=own["texts"], harmful=own["harmful"], sets=own["sets"], detector=detector)
     budget = _BUDGET.format(
         fpr=_figure(kept["fpr"], ".1%"), recall=_figure(kept["recall"]), worst=kept["worst"]["name"]
     )
-    return top + "\n" + "\n".join("| " + " | ".join(row) + " |" for row in table) + "\n" + budget
+    return top + "\n" + table(head, rows) + budget
 
 
 def _figure(own: dict[str, Any], form: str = ".2f") -> str:
     if own["value"] is None:
         return str(own["reason"])
-    text = f"{own['value']:{form}} [{own['low']:{form}}, {own['high']:{form}}]"
+    text = interval(own, form=form)
     over = own["over_sets"]
     return text + (f", sets [{over['low']:{form}}, {over['high']:{form}}]" if over and over["low"] is not None else "")
 

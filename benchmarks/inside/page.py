@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.inside.behaviour import Share
 from benchmarks.inside.drawing import PLOTS, run_name
-from benchmarks.markdown import table
+from benchmarks.markdown import interval, table
 
 HERE = Path(__file__).parent
 PAGE = HERE / "README.md"
@@ -353,7 +353,7 @@ def _guidance(rows: list[dict[str, Any]]) -> str:
             [
                 f"{way['coefficient']:g}",
                 where,
-                mean(row["per_answer"]),
+                interval(row["per_answer"]),
                 share(row["answers"]),
                 share(row["right"]),
                 f"{row['words']:.1f}",
@@ -365,7 +365,7 @@ def _guidance(rows: list[dict[str, Any]]) -> str:
 
 def _no_prompt(rows: list[dict[str, Any]]) -> dict[str, str]:
     own = next(row for row in rows if row["way"]["coefficient"] is None)
-    return {"per_answer": mean(own["per_answer"]), "right": share(own["right"])}
+    return {"per_answer": interval(own["per_answer"]), "right": share(own["right"])}
 
 
 def _orpo(report: dict[str, Any]) -> list[str]:
@@ -381,7 +381,7 @@ def _orpo(report: dict[str, Any]) -> list[str]:
         [
             name,
             _WAYS[row["way"]["coefficient"]],
-            mean(row["per_answer"]),
+            interval(row["per_answer"]),
             share(row["answers"]),
             share(row["right"]),
             f"{row['words']:.1f}",
@@ -532,18 +532,6 @@ def count(own: dict[str, int]) -> str:
         Such as `3 of 10`.
     """
     return f"{own['hits']} of {own['of']}" if own["of"] else "none"
-
-
-def mean(own: dict[str, float]) -> str:
-    """A mean with its interval.
-
-    Args:
-        own: `value`, `low` and `high`.
-
-    Returns:
-        Such as `0.30 [0.20, 0.40]`.
-    """
-    return f"{own['value']:.2f} [{own['low']:.2f}, {own['high']:.2f}]"
 
 
 def missed(own: dict[str, Any]) -> dict[str, int]:

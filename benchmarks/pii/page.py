@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import table
+from benchmarks.markdown import interval, table
 
 HERE = Path(__file__).parent
 PAGE = HERE / "README.md"
@@ -136,11 +136,7 @@ def _alarms(harmless: dict[str, Any]) -> str:
 
 
 def _figure(own: dict[str, Any], form: str = ".2f") -> str:
-    if own["value"] is None:
-        return "none"
-    if own["low"] is None:
-        return f"{own['value']:{form}}"
-    return f"{own['value']:{form}} [{own['low']:{form}}, {own['high']:{form}}]"
+    return "none" if own["value"] is None else interval(own, form=form)
 
 
 def _ms(own: dict[str, float]) -> str:
